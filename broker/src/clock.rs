@@ -1,0 +1,94 @@
+//! Time, passed in from outside so that tests and wrong clocks can be driven by hand.
+//!
+//! Two clocks with different jobs (G7): [`Clock::monotonic`] drives every timer and never jumps,
+//! [`Clock::wall`] is only ever used to tell people and the hub when something happened.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// Wall time in nanoseconds since 1970-01-01T00:00:00Z. 64 bits last until the year 2554, also where `time_t` has 32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WallTime(pub u64);
+
+/// Monotonic time: nanoseconds since this machine booted, time asleep included (`CLOCK_BOOTTIME`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Monotonic(pub u64);
+
+impl Monotonic {
+    /// Time elapsed since `earlier`, zero if `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Monotonic) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl std::ops::Add<Duration> for Monotonic {
+    type Output = Monotonic;
+    fn add(self, rhs: Duration) -> Monotonic {
+        Monotonic(self.0.saturating_add(u64::try_from(rhs.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// A source of both times.
+pub trait Clock: Send + Sync + std::fmt::Debug {
+    /// Now, on the clock that never jumps.
+    fn monotonic(&self) -> Monotonic;
+    /// Now, on the clock that people read; may be wrong and may jump.
+    fn wall(&self) -> WallTime;
+}
+
+/// The clocks of the machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(nanoseconds(rustix::time::clock_gettime(rustix::time::ClockId::Boottime)))
+    }
+
+    fn wall(&self) -> WallTime {
+        WallTime(nanoseconds(rustix::time::clock_gettime(rustix::time::ClockId::Realtime)))
+    }
+}
+
+fn nanoseconds(t: rustix::time::Timespec) -> u64 {
+    // A clock before 1970 counts as 1970.
+    let seconds = u64::try_from(t.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(t.tv_nsec).unwrap_or(0))
+}
+
+/// A clock moved by hand, for tests.
+#[derive(Debug, Default)]
+pub struct ManualClock {
+    now: Mutex<(Monotonic, WallTime)>,
+}
+
+impl ManualClock {
+    /// A clock that stands at these times until it is moved.
+    #[must_use]
+    pub fn new(monotonic: Monotonic, wall: WallTime) -> Self {
+        Self { now: Mutex::new((monotonic, wall)) }
+    }
+
+    /// Lets both clocks run on by `by`.
+    pub fn advance(&self, by: Duration) {
+        let mut now = self.now.lock().expect("no holder of this lock panics");
+        now.0 = now.0 + by;
+        now.1.0 = now.1.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Sets the wall clock alone, as NTP or a person would.
+    pub fn set_wall(&self, wall: WallTime) {
+        self.now.lock().expect("no holder of this lock panics").1 = wall;
+    }
+}
+
+impl Clock for ManualClock {
+    fn monotonic(&self) -> Monotonic {
+        self.now.lock().expect("no holder of this lock panics").0
+    }
+
+    fn wall(&self) -> WallTime {
+        self.now.lock().expect("no holder of this lock panics").1
+    }
+}

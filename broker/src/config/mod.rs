@@ -1,0 +1,204 @@
+//! The configuration, resolved: no `Option` here means "default".
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::log::{AckPolicy, StreamLimits, Storage};
+
+/// Everything the gateway runs with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[gateway]`
+    pub gateway: Gateway,
+    /// `[disk]`
+    pub disk: Disk,
+    /// `[durability]`
+    pub durability: Durability,
+    /// `[http]`
+    pub http: Http,
+    /// `[mqtt]`
+    pub mqtt: Mqtt,
+    /// `[[listener]]`
+    pub listeners: Vec<Listener>,
+    /// `[[stream]]`
+    pub streams: Vec<Stream>,
+    /// `[[uplink]]`
+    pub uplinks: Vec<Uplink>,
+}
+
+/// Who we are and where our data lies.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// One subject token: no `.`, `*`, `>`, white space.
+    pub id: String,
+    /// The data directory.
+    pub data_dir: PathBuf,
+}
+
+/// G2.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// Allocated bytes of everything below the data directory, at most.
+    pub max_bytes: u64,
+    /// Left on the filesystem, at least.
+    pub min_free: u64,
+}
+
+/// G1.
+#[derive(Clone, Debug)]
+pub struct Durability {
+    /// When an append is acknowledged.
+    pub ack: AckPolicy,
+    /// How long a commit may wait for company.
+    pub max_delay: Duration,
+}
+
+/// Status and metrics.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// `None` switches it off.
+    pub bind: Option<SocketAddr>,
+}
+
+/// Limits towards MQTT clients.
+#[derive(Clone, Debug)]
+pub struct Mqtt {
+    /// Connections at once.
+    pub max_connections: u32,
+    /// Bytes of a packet from a client.
+    pub max_packet_bytes: u32,
+    /// Unacknowledged QoS 1/2 messages from a client (and towards one that asks for more).
+    pub receive_maximum: u16,
+    /// From accept to CONNECT.
+    pub connect_timeout: Duration,
+    /// Longest life of an offline session.
+    pub max_session_expiry: Duration,
+    /// Sessions, connected or not.
+    pub max_sessions: u32,
+    /// Subscriptions of one session.
+    pub max_subscriptions: u32,
+    /// Messages queued in memory towards one client; beyond, it reads from the log.
+    pub max_queued_msgs: u32,
+    /// Bytes queued in memory towards one client.
+    pub max_queued_bytes: u32,
+    /// Retained messages.
+    pub max_retained_msgs: u32,
+    /// Bytes of retained messages.
+    pub max_retained_bytes: u64,
+    /// Largest keep alive; a larger or absent one is replaced by this on MQTT 5 (Server Keep Alive). 0 = no limit.
+    pub max_keep_alive: u16,
+}
+
+/// One socket that accepts clients.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// What is spoken.
+    pub kind: ListenerKind,
+    /// Where.
+    pub bind: SocketAddr,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerKind {
+    /// MQTT over TCP.
+    Mqtt,
+}
+
+/// A stream and what it captures.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// Its name.
+    pub name: String,
+    /// Topic filters captured; those of two streams never overlap.
+    pub topics: Vec<crate::mqtt::topic::TopicFilter>,
+    /// Topic filters not captured.
+    pub exclude: Vec<crate::mqtt::topic::TopicFilter>,
+    /// Its limits.
+    pub limits: StreamLimits,
+    /// Where it is kept.
+    pub storage: Storage,
+}
+
+/// A central cluster to mirror to.
+#[derive(Clone, Debug)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// `nats://host:port` or `tls://host:port`.
+    pub servers: Vec<String>,
+    /// How we show who we are.
+    pub auth: UplinkAuth,
+    /// TLS files.
+    pub tls: UplinkTls,
+    /// What is mirrored where.
+    pub mirrors: Vec<Mirror>,
+    /// Largest batch, messages (the hub allows 1,000).
+    pub batch_msgs: u32,
+    /// Largest batch, bytes.
+    pub batch_bytes: u32,
+    /// How long a batch may wait for company.
+    pub batch_delay: Duration,
+    /// An unanswered batch is in doubt after this; also the half-open detection.
+    pub ack_timeout: Duration,
+    /// Longest pause between attempts.
+    pub max_backoff: Duration,
+}
+
+/// Credentials towards the hub.
+#[derive(Clone, Debug)]
+pub enum UplinkAuth {
+    /// None.
+    Anonymous,
+    /// A `.creds` file.
+    CredentialsFile(PathBuf),
+    /// User and password.
+    UserPassword {
+        /// The user.
+        user: String,
+        /// The password.
+        password: String,
+    },
+    /// A token.
+    Token(String),
+    /// An nkey seed.
+    Nkey(String),
+}
+
+/// TLS towards the hub.
+#[derive(Clone, Debug, Default)]
+pub struct UplinkTls {
+    /// Demand TLS even where the URL does not say so.
+    pub required: bool,
+    /// Trusted roots instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+}
+
+/// One stream mirrored.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// Our stream.
+    pub stream: String,
+    /// The hub's stream.
+    pub into: String,
+    /// Subject template; default `edge.{gateway}.{stream}.{subject}`.
+    pub subject: String,
+    /// Make the hub's stream if missing.
+    pub create: Option<CreateStream>,
+}
+
+/// How the hub's stream is made.
+#[derive(Clone, Debug)]
+pub struct CreateStream {
+    /// 1, 3, 5.
+    pub replicas: u8,
+    /// `None` = no limit.
+    pub max_bytes: Option<u64>,
+    /// `None` = no limit.
+    pub max_age: Option<Duration>,
+}
