@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::log::{AckPolicy, StreamLimits, Storage};
+use crate::log::{AckPolicy, Storage, StreamLimits};
 
 /// Everything the gateway runs with.
 #[derive(Clone, Debug)]

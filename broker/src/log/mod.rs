@@ -80,13 +80,19 @@ pub enum AppendError {
     /// The group being collected is full: wait for [`Log::room`], then try again.
     Busy,
     /// The message exceeds `max_msg_bytes` of the stream, or what a group can hold. Trying again cannot help.
-    TooLarge { /// Bytes of the message.
-        bytes: usize, /// Bytes allowed.
-        limit: usize },
+    TooLarge {
+        /// Bytes of the message.
+        bytes: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
     /// A `discard = "new"` stream is full. Names the stream and the limit ("max_bytes", "max_msgs", "disk", ...).
-    Full { /// The stream's name.
-        stream: String, /// The limit that was hit.
-        limit: &'static str },
+    Full {
+        /// The stream's name.
+        stream: String,
+        /// The limit that was hit.
+        limit: &'static str,
+    },
     /// A sync failed earlier.
     Failed,
 }
@@ -97,36 +103,72 @@ pub struct Log {}
 
 impl Log {
     /// Opens (or makes) the log and replays what was not yet in an epoch.
-    pub fn open(_config: LogConfig) -> Result<(Log, OpenReport), OpenError> { todo!() }
+    pub fn open(_config: LogConfig) -> Result<(Log, OpenReport), OpenError> {
+        todo!()
+    }
     /// The stream of that name, configured or the broker's own.
-    pub fn stream(&self, _name: &str) -> Option<StreamId> { todo!() }
+    pub fn stream(&self, _name: &str) -> Option<StreamId> {
+        todo!()
+    }
     /// Name, random identity.
-    pub fn stream_uid(&self, _stream: StreamId) -> StreamUid { todo!() }
+    pub fn stream_uid(&self, _stream: StreamId) -> StreamUid {
+        todo!()
+    }
     /// What a stream holds.
-    pub fn state(&self, _stream: StreamId) -> StreamState { todo!() }
+    pub fn state(&self, _stream: StreamId) -> StreamState {
+        todo!()
+    }
     /// Appends a group: assigns sequences, copies it into the group being collected. Never waits for the disk.
-    pub fn append(&self, _group: &[Entry<'_>]) -> Result<Appended, AppendError> { todo!() }
+    pub fn append(&self, _group: &[Entry<'_>]) -> Result<Appended, AppendError> {
+        todo!()
+    }
     /// Resolves when an append that was `Busy` can be tried again.
-    pub async fn room(&self) { todo!() }
+    pub async fn room(&self) {
+        todo!()
+    }
     /// Follows the durable mark.
-    pub fn durable(&self) -> watch::Receiver<DurableMark> { todo!() }
+    pub fn durable(&self) -> watch::Receiver<DurableMark> {
+        todo!()
+    }
     /// Reads durable messages of `stream` from `from` on, at most `max_msgs` and about `max_bytes` (at least one item if there is one).
     /// Blocking: reads the disk unless the messages are in the tail.
-    pub fn read(&self, _stream: StreamId, _from: Seq, _max_msgs: usize, _max_bytes: usize) -> Result<ReadBatch, ReadError> { todo!() }
+    pub fn read(
+        &self,
+        _stream: StreamId,
+        _from: Seq,
+        _max_msgs: usize,
+        _max_bytes: usize,
+    ) -> Result<ReadBatch, ReadError> {
+        todo!()
+    }
     /// Visits every live key of a table. Blocking.
-    pub fn table_scan(&self, _table: TableId, _visit: &mut dyn FnMut(&[u8], Bytes)) -> Result<(), ReadError> { todo!() }
+    pub fn table_scan(&self, _table: TableId, _visit: &mut dyn FnMut(&[u8], Bytes)) -> Result<(), ReadError> {
+        todo!()
+    }
     /// The live value of a key. Blocking.
-    pub fn table_get(&self, _table: TableId, _key: &[u8]) -> Result<Option<Bytes>, ReadError> { todo!() }
+    pub fn table_get(&self, _table: TableId, _key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        todo!()
+    }
     /// Makes or finds the cursor `name` over `stream`; its floor is the last sequence confirmed (0 at first).
-    pub fn cursor(&self, _name: &str, _stream: StreamId) -> Cursor { todo!() }
+    pub fn cursor(&self, _name: &str, _stream: StreamId) -> Cursor {
+        todo!()
+    }
     /// Removes every message up to and including `through`.
-    pub fn purge(&self, _stream: StreamId, _through: Seq) -> Result<(), AppendError> { todo!() }
+    pub fn purge(&self, _stream: StreamId, _through: Seq) -> Result<(), AppendError> {
+        todo!()
+    }
     /// The wall time of a stamp, corrected once the clock of its boot is known.
-    pub fn wall(&self, _stamp: Stamp) -> WallTime { todo!() }
+    pub fn wall(&self, _stamp: Stamp) -> WallTime {
+        todo!()
+    }
     /// Figures for status and metrics.
-    pub fn stats(&self) -> LogStats { todo!() }
+    pub fn stats(&self) -> LogStats {
+        todo!()
+    }
     /// Commits what was appended, saves the cursors, ends the threads.
-    pub fn close(&self) { todo!() }
+    pub fn close(&self) {
+        todo!()
+    }
 }
 
 /// A named position of a reader that the log keeps for it: retention that passes it is counted as loss (G3).
@@ -135,11 +177,17 @@ pub struct Cursor {}
 
 impl Cursor {
     /// Last sequence that the reader confirmed.
-    pub fn floor(&self) -> Seq { todo!() }
+    pub fn floor(&self) -> Seq {
+        todo!()
+    }
     /// Confirms everything up to `floor`; saved with the next commit, never with a sync of its own.
-    pub fn advance(&self, _floor: Seq) { todo!() }
+    pub fn advance(&self, _floor: Seq) {
+        todo!()
+    }
     /// Messages that were discarded before this cursor confirmed them, since install.
-    pub fn lost(&self) -> u64 { todo!() }
+    pub fn lost(&self) -> u64 {
+        todo!()
+    }
 }
 
 /// Items read, in order.
