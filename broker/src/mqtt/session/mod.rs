@@ -48,8 +48,10 @@ const OTHER_ACKS: usize = 64;
 /// What the shell has to do, in this order.
 #[derive(Debug)]
 pub enum Output {
-    /// Send a packet.
+    /// Send a packet; never a PUBLISH.
     Send(Packet),
+    /// Send a message.
+    Deliver(Outgoing),
     /// Route a message; its topic is set. With QoS > 0 the router's answer goes to [`Session::answer`].
     Publish(Publish),
     /// Forget a QoS 2 id that was stored, then [`Session::answer`].
@@ -60,6 +62,25 @@ pub enum Output {
     Unsubscribe(Unsubscribe),
     /// Flush what was sent and end the connection. Nothing follows.
     Close(Close),
+}
+
+/// A PUBLISH to the client. The message is shared, so that fan-out copies it once per client, into the write buffer.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Topic, properties and payload.
+    pub message: Arc<Message>,
+    /// Sent before, on an earlier connection.
+    pub dup: bool,
+    /// As granted.
+    pub qos: QoS,
+    /// As this client gets it.
+    pub retain: bool,
+    /// Present exactly when `qos` > 0.
+    pub packet_id: Option<PacketId>,
+    /// Empty on 3.1.1.
+    pub subscription_ids: Vec<u32>,
+    /// What is left of the Message Expiry Interval.
+    pub message_expiry: Option<u32>,
 }
 
 /// How a connection ends.
@@ -285,7 +306,7 @@ impl Session {
 
     /// Sends a message to the client.
     pub fn deliver(&mut self, now: Monotonic, delivery: Delivery) -> Delivered {
-        let Some(expiry) = delivery.message.remaining_expiry(now) else { return Delivered::Expired };
+        let Some(message_expiry) = delivery.message.remaining_expiry(now) else { return Delivered::Expired };
         let packet_id = match delivery.qos {
             QoS::AtMostOnce => None,
             QoS::AtLeastOnce | QoS::ExactlyOnce => {
@@ -295,18 +316,15 @@ impl Session {
                 }
             }
         };
-        let publish = Publish {
+        self.output.push_back(Output::Deliver(Outgoing {
+            message: delivery.message,
             dup: false,
             qos: delivery.qos,
             retain: delivery.retain,
-            topic: None,
             packet_id,
-            topic_alias: None,
             subscription_ids: delivery.subscription_ids,
-            properties: None,
-            payload: bytes::Bytes::new(),
-        };
-        self.send_message(publish, &delivery.message, expiry);
+            message_expiry,
+        }));
         Delivered::Sent
     }
 
@@ -329,7 +347,7 @@ impl Session {
     /// `None`: it is not in the log any more, and is forgotten.
     ///
     /// A message that was sent once is sent again even when its expiry has passed meanwhile: its delivery has begun.
-    pub fn redeliver(&mut self, now: Monotonic, message: Option<(&Arc<Message>, Vec<u32>)>) {
+    pub fn redeliver(&mut self, now: Monotonic, message: Option<(Arc<Message>, Vec<u32>)>) {
         let Some(entry) = self.outbound.next_redelivery() else { return };
         let Some((message, subscription_ids)) = message else {
             self.outbound.forget(entry.packet_id);
@@ -341,19 +359,15 @@ impl Session {
             Stage::AwaitsComp => return,
         };
         self.outbound.redelivered();
-        let publish = Publish {
+        self.output.push_back(Output::Deliver(Outgoing {
             dup: true,
             qos,
             retain: entry.retain,
-            topic: None,
             packet_id: Some(entry.packet_id),
-            topic_alias: None,
             subscription_ids,
-            properties: None,
-            payload: bytes::Bytes::new(),
-        };
-        let expiry = message.remaining_expiry(now).unwrap_or(Some(0));
-        self.send_message(publish, message, expiry);
+            message_expiry: message.remaining_expiry(now).unwrap_or(Some(0)),
+            message,
+        }));
     }
 
     /// What was sent as this packet id exceeds the client's Maximum Packet Size: it counts as delivered [MQTT-3.1.2-25].
@@ -574,21 +588,6 @@ impl Session {
             Version::V311 => acks::ack(packet_id, ReasonCode::Success, None),
             Version::V5 => acks::ack(packet_id, reason, text.filter(|_| self.problem_information)),
         }
-    }
-
-    fn send_message(&mut self, mut publish: Publish, message: &Message, expiry: Option<u32>) {
-        publish.topic = Some(message.topic.clone());
-        publish.payload = message.payload.clone();
-        match self.version {
-            Version::V311 => publish.subscription_ids = Vec::new(),
-            Version::V5 => {
-                publish.properties.clone_from(&message.properties);
-                if let Some(properties) = publish.properties.as_mut() {
-                    properties.message_expiry = expiry;
-                }
-            }
-        }
-        self.send(Packet::Publish(publish));
     }
 
     fn send(&mut self, packet: Packet) {
