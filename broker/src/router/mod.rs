@@ -21,7 +21,8 @@ mod subscribe;
 mod tables;
 #[cfg(test)]
 mod tests;
-mod trie;
+pub mod topic_map;
+pub mod trie;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -38,12 +39,13 @@ pub use tables::{PROGRESS, RECEIVED, RETAINED, SESSIONS, SESSIONS_STREAM, intern
 
 use crate::clock::Monotonic;
 use crate::log::{AppendError, Appended, Entry, Log, Stamp};
+use crate::mqtt::packet::SubscriptionOptions;
 use crate::mqtt::session::Delivery;
 use outbox::Outbox;
 use publish::Scratch;
 use retained::RetainedIndex;
 use sessions::Slot;
-use trie::Trie;
+use trie::SubscriptionTrie;
 
 /// Where the router appends to. The log; in tests, a list.
 pub trait Store {
@@ -77,6 +79,13 @@ pub struct RouterLimits {
     pub max_retained_msgs: usize,
     /// Bytes of retained messages.
     pub max_retained_bytes: u64,
+}
+
+/// What the trie keeps for a subscription.
+#[derive(Clone, Copy, Debug)]
+struct Wants {
+    options: SubscriptionOptions,
+    id: Option<u32>,
 }
 
 /// What happened, counted since start.
@@ -118,7 +127,7 @@ pub struct Router {
     boot: u32,
     streams: Streams,
     retained: RetainedIndex,
-    trie: Trie,
+    trie: SubscriptionTrie<SessionKey, Wants>,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     by_client: HashMap<Arc<str>, SessionKey>,
@@ -154,7 +163,7 @@ impl Router {
             boot,
             streams,
             retained: RetainedIndex::new(limits.max_retained_msgs, limits.max_retained_bytes),
-            trie: Trie::default(),
+            trie: SubscriptionTrie::new(),
             slots: Vec::new(),
             free: Vec::new(),
             by_client: HashMap::new(),
@@ -226,6 +235,14 @@ impl Router {
     #[must_use]
     pub fn sizes(&self) -> (usize, usize, usize) {
         (self.by_client.len(), self.online, self.subscriptions)
+    }
+
+    /// Sessions: handle, client id, subscriptions, and for connected ones the length of the queue.
+    pub fn list(&self, limit: usize) -> impl Iterator<Item = (SessionKey, &str, usize, Option<usize>)> {
+        self.by_client.values().take(limit).filter_map(|&key| {
+            let slot = self.slot(key)?;
+            Some((key, &*slot.client_id, slot.subscriptions.len(), slot.outbox().map(Outbox::len)))
+        })
     }
 
     fn slot(&self, key: SessionKey) -> Option<&Slot> {

@@ -397,7 +397,7 @@ impl Router {
         matched.clear();
         *generation += 1;
         marks.resize(self.slots.len(), (0, 0));
-        self.trie.for_each_match(topic, |key, subscription| {
+        self.trie.matches(topic, &mut |key, subscription| {
             let own = subscription.options.no_local
                 && matches!(publisher, Publisher::Client(publisher, _) if publisher == key);
             let mark = &mut marks[key.0 as usize];

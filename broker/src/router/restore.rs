@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Router;
 use super::outbox::OwnMessages;
 use super::record::{self, BadRecord, ProgressRecord, RetainedRecord, SessionRecord, StampRecord, WillRecord, qos_of};
 use super::retained::Replay;
 use super::sessions::{Link, Offline, Slot, Subscription};
 use super::streams::Positions;
 use super::tables::{self, PROGRESS, RECEIVED, RETAINED, SESSIONS};
+use super::{Router, Wants};
 use crate::clock::Monotonic;
 use crate::log::{Seq, Stamp, TableId};
 use crate::mqtt::packet::{PacketId, PublishProperties, Will};
@@ -215,7 +215,7 @@ impl Restorer {
         router.by_client.insert(client_id, key);
         router.subscriptions += filters.len();
         for (filter, options, id) in filters {
-            router.trie.insert(&filter, key, options, id);
+            router.trie.insert(&filter, key, Wants { options, id });
         }
         router.timers.extend(ends.map(|at| (at, key)));
         router.timers.extend(due.map(|at| (at, key)));

@@ -55,10 +55,6 @@ impl Streams {
         self.table.iter().position(|s| s.id.0 == id).map(StreamIndex)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.table.len()
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = (StreamIndex, &Capture)> {
         self.table.iter().enumerate().map(|(i, s)| (StreamIndex(i), s))
     }

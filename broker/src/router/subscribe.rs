@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::catch_up::TAG_COPY;
 use super::retained::Replay;
 use super::sessions::{Link, Subscription};
-use super::{Router, SessionKey, Store, record};
+use super::{Router, SessionKey, Store, Wants, record};
 use crate::clock::Monotonic;
 use crate::log::{AppendError, Entry, NewMessage};
 use crate::mqtt::packet::{QoS, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe};
@@ -69,7 +69,7 @@ impl Router {
         let since = known.unwrap_or_else(|| (!live).then_some(tails));
         let subscription = Subscription { options, id, since };
         slot.subscriptions.insert(filter.clone(), subscription);
-        self.trie.insert(&filter, key, options, id);
+        self.trie.insert(&filter, key, Wants { options, id });
         self.subscriptions += usize::from(is_new);
         let send_retained = match options.retain_handling {
             // [MQTT-3.3.1-9, MQTT-3.3.1-10, MQTT-3.3.1-11]
