@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
-use super::Shutdown;
 use super::feed::Feed;
 use super::hub::{Hub, Link};
 use super::wire::{Read, Wire};
+use super::{Phase, Shutdown};
 use crate::clock::Monotonic;
 use crate::log::{AppendError, DurableMark, Ticket};
 use crate::mqtt::packet::{Packet, Publish, ReasonCode, Version, Will};
@@ -57,10 +57,13 @@ pub(super) struct Connection {
     max_packet_bytes: Option<u32>,
     will: Option<Box<Will>>,
     durable: watch::Receiver<DurableMark>,
+    pub(super) mark: Ticket,
     /// Messages from the client that are not routed yet.
     batch: Vec<Publish>,
     /// What comes after them.
     held: Option<Action>,
+    /// The record that the session is connected is not appended yet. It goes before everything else that is stored for it.
+    unsaved_connect: bool,
     /// Subscribed, but the record is not appended yet: what to answer then.
     unsaved: Option<Vec<ReasonCode>>,
     blocked: Option<Blocked>,
@@ -83,6 +86,7 @@ impl Connection {
         let now = hub.now();
         let session = Session::new(now, &agreed, &hub.limits, attached.state, attached.present);
         let durable = hub.log.durable();
+        let feed = Feed::new(attached.catch_up, attached.replays, &hub.counters);
         Self {
             wire,
             session,
@@ -92,12 +96,14 @@ impl Connection {
             max_packet_bytes: agreed.max_packet_bytes,
             will: agreed.will.map(Box::new),
             durable,
+            mark: Ticket(0),
+            unsaved_connect: agreed.expiry.persists(),
             batch: Vec::new(),
             held: None,
             unsaved: None,
             blocked: None,
             refusing: false,
-            feed: Feed::new(attached.catch_up, attached.replays),
+            feed,
             closing: None,
             stopping: false,
             broken: false,
@@ -136,10 +142,11 @@ impl Connection {
             // [MQTT-3.1.4-3]
             self.session.close(ReasonCode::SessionTakenOver, "another connection has taken the session over");
         }
-        if self.session.waits_for().is_some() || self.feed.waits_for_mark() {
-            let mark = *self.durable.borrow_and_update();
-            self.session.durable(AckTicket(mark.ticket.0));
-            self.feed.mark_moved(&mark);
+        if self.session.waits_for().is_some() || self.feed.is_catching_up() {
+            // IMPORTANT: the mark is looked at before the log is read, so that a reader that finds nothing waits for a later one.
+            self.mark = self.durable.borrow_and_update().ticket;
+            self.session.durable(AckTicket(self.mark.0));
+            self.feed.mark_moved(self.mark);
         }
         self.session.timeout(now, if self.held_back() { Reading::Paused } else { Reading::Active });
         if self.blocked.is_none_or(|b| matches!(b, Blocked::Full(at) if at <= now)) {
@@ -186,6 +193,18 @@ impl Connection {
         loop {
             if self.blocked.is_some() || self.closing.is_some() {
                 return;
+            }
+            if self.unsaved_connect {
+                self.unsaved_connect = false;
+                match self.save_now() {
+                    Err(AppendError::Busy) => {
+                        self.unsaved_connect = true;
+                        self.blocked = Some(Blocked::Room);
+                    }
+                    Err(AppendError::Failed) => self.log_failed(),
+                    Ok(_) | Err(AppendError::TooLarge { .. } | AppendError::Full { .. }) => {}
+                }
+                continue;
             }
             if let Some(reasons) = self.unsaved.take() {
                 self.save_session(reasons);
@@ -250,7 +269,10 @@ impl Connection {
                 tracing::warn!(client_id, "messages refused with quota exceeded");
             }
             None => {
-                tracing::warn!(client_id, "messages larger than their stream takes are acknowledged and discarded, as MQTT 3.1.1 cannot refuse them");
+                tracing::warn!(
+                    client_id,
+                    "messages larger than their stream takes are acknowledged and discarded, as MQTT 3.1.1 cannot refuse them"
+                );
             }
         }
     }
@@ -272,19 +294,17 @@ impl Connection {
 
     fn execute(&mut self, action: Action) {
         match action {
-            Action::Release(packet_id) => {
-                match self.hub.with(|router, log| router.release(log, self.key, packet_id)) {
-                    Ok(ticket) => self.session.answer(Answer {
-                        ticket: AckTicket(ticket.0),
-                        result: AnswerResult::One(ReasonCode::Success, None),
-                    }),
-                    Err(AppendError::Failed) => self.log_failed(),
-                    Err(AppendError::Busy | AppendError::TooLarge { .. } | AppendError::Full { .. }) => {
-                        self.held = Some(Action::Release(packet_id));
-                        self.blocked = Some(Blocked::Room);
-                    }
+            Action::Release(packet_id) => match self.hub.with(|router, log| router.release(log, self.key, packet_id)) {
+                Ok(ticket) => self.session.answer(Answer {
+                    ticket: AckTicket(ticket.0),
+                    result: AnswerResult::One(ReasonCode::Success, None),
+                }),
+                Err(AppendError::Failed) => self.log_failed(),
+                Err(AppendError::Busy | AppendError::TooLarge { .. } | AppendError::Full { .. }) => {
+                    self.held = Some(Action::Release(packet_id));
+                    self.blocked = Some(Blocked::Room);
                 }
-            }
+            },
             Action::Subscribe(subscribe) => {
                 let replays = &mut self.feed.replays;
                 let reasons = self.hub.with(|router, _| router.subscribe(self.key, subscribe, replays));
@@ -348,7 +368,11 @@ impl Connection {
             }
             Err(AppendError::Failed) => return self.log_failed(),
             Err(error @ (AppendError::TooLarge { .. } | AppendError::Full { .. })) => {
-                tracing::error!(client_id = self.client_id, ?error, "subscriptions could not be saved and will not survive a restart");
+                tracing::error!(
+                    client_id = self.client_id,
+                    ?error,
+                    "subscriptions could not be saved and will not survive a restart"
+                );
                 Ticket(0)
             }
         };
@@ -366,17 +390,21 @@ impl Connection {
         if now < at && progress < SAVE_AFTER_ACKS {
             return;
         }
-        let progress = Progress {
-            in_flight: self.session.in_flight(),
-            reading: self.feed.positions(),
-            replays: &self.feed.replays,
-        };
-        if self.hub.save_progress(self.key, progress).is_ok() {
+        if self.save_now().is_ok() {
             self.session.saved();
             self.save_at = None;
         } else {
             self.save_at = Some(now + SAVE_AFTER);
         }
+    }
+
+    fn save_now(&self) -> Result<Ticket, AppendError> {
+        let progress = Progress {
+            in_flight: self.session.in_flight(),
+            reading: self.feed.positions(),
+            replays: &self.feed.replays,
+        };
+        self.hub.save_progress(self.key, progress)
     }
 
     /// Waits for the next thing to happen. Every branch is safe to cancel: the sockets' readiness, notifications that keep
@@ -388,6 +416,7 @@ impl Connection {
         let wants_room = self.blocked == Some(Blocked::Room) || self.feed.waits_for_room();
         self.set_timer();
         let timed = self.timer_at.is_some();
+        let awaited = if self.stopping { Phase::Expired } else { Phase::Stopping };
         let socket = &self.wire.socket;
         tokio::select! {
             () = tokio::task::yield_now(), if more => {}
@@ -406,10 +435,12 @@ impl Connection {
             }
             read = self.feed.read_done(), if self.feed.is_reading() => self.feed.take_read(read),
             () = &mut self.timer, if timed => self.timer_at = None,
-            () = shutdown.requested(), if !self.stopping => self.stopping = true,
-            () = shutdown.expired(), if self.stopping => {
-                self.abandon();
-                self.session.close(ReasonCode::ServerShuttingDown, "the server is shutting down");
+            () = shutdown.reached(awaited) => {
+                if self.stopping {
+                    self.abandon();
+                    self.session.close(ReasonCode::ServerShuttingDown, "the server is shutting down");
+                }
+                self.stopping = true;
             }
         }
     }
@@ -457,6 +488,7 @@ impl Connection {
         let expiry = self.session.expiry();
         let reading = self.feed.positions().cloned();
         let replays = std::mem::take(&mut self.feed.replays);
+        self.feed.end(&self.hub.counters);
         let Connection { hub, session, key, link, wire, .. } = self;
         // The socket first: whoever takes the session over need not fear that this one still writes.
         drop(wire);

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::connection::Connection;
+use super::stats::Counters;
 use crate::clock::Monotonic;
-use crate::log::{DurableMark, Item, ReadBatch, ReadError, Seq, StreamId, Ticket};
+use crate::log::{Item, ReadBatch, ReadError, Seq, StreamId, Ticket};
 use crate::mqtt::packet::{PacketId, QoS, ReasonCode};
 use crate::mqtt::session::{Delivered, Delivery, Origin};
 use crate::router::{CatchUp, Positions, Pull, Replay, Replayed, Step, StreamIndex};
@@ -41,7 +42,8 @@ enum Purpose {
 }
 
 impl Feed {
-    pub(super) fn new(catch_up: Option<Positions>, replays: Vec<Replay>) -> Self {
+    pub(super) fn new(catch_up: Option<Positions>, replays: Vec<Replay>, counters: &Counters) -> Self {
+        counters.catch_up_readers.fetch_add(u64::from(catch_up.is_some()), Relaxed);
         Self {
             catch_up: catch_up.map(CatchUp::new),
             replays,
@@ -62,8 +64,17 @@ impl Feed {
         self.tail_mark.is_some()
     }
 
-    pub(super) fn mark_moved(&mut self, mark: &DurableMark) {
-        if self.tail_mark.is_some_and(|seen| seen < mark.ticket) {
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.catch_up.is_some()
+    }
+
+    /// The connection ends.
+    pub(super) fn end(&mut self, counters: &Counters) {
+        counters.catch_up_readers.fetch_sub(u64::from(self.catch_up.take().is_some()), Relaxed);
+    }
+
+    pub(super) fn mark_moved(&mut self, mark: Ticket) {
+        if self.tail_mark.is_some_and(|seen| seen < mark) {
             self.tail_mark = None;
             if let Some(catch_up) = &mut self.catch_up {
                 catch_up.mark_moved();
@@ -229,25 +240,10 @@ impl Connection {
         let key = self.key;
         let Some(catch_up) = &mut self.feed.catch_up else { return false };
         match catch_up.step() {
-            Step::Deliver => {
-                while let Some(front) = catch_up.front() {
-                    if front.qos > QoS::AtMostOnce && self.session.window() == 0 {
-                        return false;
-                    }
-                    if !self.wire.has_room() {
-                        return false;
-                    }
-                    let Some(delivery) = catch_up.pop() else { return false };
-                    if self.session.deliver(now, delivery) == Delivered::Expired {
-                        self.hub.with(|router, _| router.counters_mut().dropped_expired += 1);
-                    }
-                    // Not at the end: the size of what is encoded decides whether there is room for the next one.
-                    transmit_parts(&mut self.session, &mut self.wire, &self.hub, self.max_packet_bytes);
-                }
-                true
-            }
+            Step::Deliver => self.deliver_page(now),
             Step::Read(stream, from) => {
-                let (concerns, id) = self.hub.with(|router, _| (router.concerns(key, stream), router.stream_id(stream)));
+                let (concerns, id) =
+                    self.hub.with(|router, _| (router.concerns(key, stream), router.stream_id(stream)));
                 if concerns {
                     self.read(Purpose::Page(stream), id, from, PAGE_MSGS);
                     false
@@ -269,9 +265,28 @@ impl Connection {
                 true
             }
             Step::WaitDurable => {
-                let mark = self.mark();
-                self.feed.tail_mark = Some(mark);
+                self.feed.tail_mark = Some(self.mark);
                 false
+            }
+        }
+    }
+
+    fn deliver_page(&mut self, now: Monotonic) -> bool {
+        loop {
+            if !self.wire.has_room() {
+                return false;
+            }
+            let Some(catch_up) = &mut self.feed.catch_up else { return false };
+            match catch_up.front() {
+                None => return true,
+                Some(front) if front.qos > QoS::AtMostOnce && self.session.window() == 0 => return false,
+                Some(_) => {}
+            }
+            if let Some(delivery) = catch_up.pop() {
+                if self.session.deliver(now, delivery) == Delivered::Expired {
+                    self.hub.with(|router, _| router.counters_mut().dropped_expired += 1);
+                }
+                self.transmit();
             }
         }
     }

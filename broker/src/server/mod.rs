@@ -30,10 +30,11 @@ pub use stats::{BrokerStats, ClientInfo, Refused};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::log::{Log, ReadError};
-use crate::mqtt::packet::ReasonCode;
-use crate::mqtt::session::{Limits, SessionExpiry};
+use crate::mqtt::packet::{ReasonCode, Version};
+use crate::mqtt::session::{Limits, Negotiated};
 use crate::router::{
-    AttachError, Capture, Progress, QueueLimits, RestoreReport, Restorer, Router, RouterLimits, SESSIONS_STREAM, Streams,
+    AttachError, Attached, Capture, QueueLimits, RestoreReport, Restorer, Router, RouterLimits, SESSIONS_STREAM,
+    Streams,
 };
 use connection::Connection;
 use hub::{Hub, Link};
@@ -333,13 +334,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-async fn serve(
-    hub: &Arc<Hub>,
-    socket: TcpStream,
-    peer: SocketAddr,
-    connect_timeout: Duration,
-    mut shutdown: Shutdown,
-) {
+async fn serve(hub: &Arc<Hub>, socket: TcpStream, peer: SocketAddr, connect_timeout: Duration, mut shutdown: Shutdown) {
     // Acknowledgements are small, and waiting for company would only delay them. A socket that refuses is broken and shows it soon.
     let _ = socket.set_nodelay(true);
     let mut wire = Wire::new(socket);
@@ -349,10 +344,53 @@ async fn serve(
         () = shutdown.requested() => return,
     };
     match begun {
-        Ok((link, agreed, attached)) => {
+        Ok((link, agreed, mut attached)) => {
+            if let Some(will) = attached.will.take() {
+                hub.publish_will(&will).await;
+            }
             let connection = Connection::new(Arc::clone(hub), wire, link, agreed, attached);
             connection.run(shutdown).await;
         }
         Err(refused) => hub.counters.refuse(refused),
     }
+}
+
+/// From the socket to a session. Safe to cancel: taking the session is the last thing it does.
+async fn begin(hub: &Hub, wire: &mut Wire, peer: SocketAddr) -> Result<(Arc<Link>, Negotiated, Attached), Refused> {
+    let agreed = handshake::handshake(hub, wire, peer).await?;
+    let link = Link::new(peer);
+    match hub.attach(&agreed, &link).await {
+        Ok(attached) => Ok((link, agreed, attached)),
+        Err(AttachError::TooManySessions | AttachError::InUse(_)) => {
+            let reason = match agreed.version {
+                Version::V311 => ReasonCode::ServerUnavailable,
+                Version::V5 => ReasonCode::QuotaExceeded,
+            };
+            handshake::tell(hub, wire, agreed.version, reason).await;
+            Err(Refused::TooManySessions)
+        }
+    }
+}
+
+/// Ends sessions whose time is over, and publishes wills that were delayed.
+async fn keep_time(hub: Arc<Hub>, mut shutdown: Shutdown) {
+    loop {
+        let now = hub.now();
+        while let Some(will) = hub.with(|router, _| router.timeout(now)) {
+            hub.publish_will(&will).await;
+        }
+        // Without room now, the next one who saves anything deletes them.
+        let _ = hub.with(|router, log| router.flush_deletes(log));
+        let next = hub.with(|router, _| router.next_timeout());
+        let sleep = next.map_or(LONGEST_SLEEP, |at| at.since(now).min(LONGEST_SLEEP));
+        tokio::select! {
+            () = tokio::time::sleep(sleep) => {}
+            () = hub.timers_changed.notified() => {}
+            () = shutdown.requested() => return,
+        }
+    }
+}
+
+fn usize_of(n: u32) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
 }
