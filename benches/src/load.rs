@@ -44,16 +44,19 @@ pub async fn publish(wire: Wire, address: SocketAddr, work: Work) -> io::Result<
     for publisher in 0..work.publishers {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        match wire {
-            Wire::Mqtt => mqtt_connect(&mut stream, publisher).await?,
-            Wire::JetStream => nats_connect(&mut stream, publisher).await?,
-        }
-        connections.push((publisher, stream));
+        let acknowledgements = Acknowledgements {
+            wire,
+            rest: match wire {
+                Wire::Mqtt => mqtt_connect(&mut stream, publisher).await?,
+                Wire::JetStream => nats_connect(&mut stream, publisher).await?,
+            },
+        };
+        connections.push((publisher, stream, acknowledgements));
     }
     let start = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
-    for (publisher, stream) in connections {
-        tasks.spawn(one_publisher(wire, stream, publisher, share, work));
+    for (publisher, stream, acknowledgements) in connections {
+        tasks.spawn(one_publisher(stream, acknowledgements, publisher, share, work));
     }
     while let Some(done) = tasks.join_next().await {
         done.map_err(io::Error::other)??;
@@ -61,7 +64,14 @@ pub async fn publish(wire: Wire, address: SocketAddr, work: Work) -> io::Result<
     Ok(start.elapsed())
 }
 
-async fn one_publisher(wire: Wire, mut stream: TcpStream, publisher: usize, share: u64, work: Work) -> io::Result<()> {
+async fn one_publisher(
+    mut stream: TcpStream,
+    mut acknowledgements: Acknowledgements,
+    publisher: usize,
+    share: u64,
+    work: Work,
+) -> io::Result<()> {
+    let wire = acknowledgements.wire;
     // A few hundred different messages in turn: compressible as telemetry is, without generating while measuring.
     let mut numbers = Numbers::new(publisher as u64);
     let ring: Vec<Vec<u8>> = (0..512).map(|count| telemetry(&mut numbers, publisher, count)).collect();
@@ -69,7 +79,6 @@ async fn one_publisher(wire: Wire, mut stream: TcpStream, publisher: usize, shar
         Wire::Mqtt => topic(publisher),
         Wire::JetStream => topic(publisher).replace('/', "."),
     };
-    let mut acknowledgements = Acknowledgements::new(wire);
     let (mut sent, mut acknowledged) = (0_u64, 0_u64);
     let mut out = Vec::new();
     let mut input = vec![0; 64 * 1024];
@@ -99,7 +108,7 @@ async fn one_publisher(wire: Wire, mut stream: TcpStream, publisher: usize, shar
     Ok(())
 }
 
-async fn mqtt_connect(stream: &mut TcpStream, publisher: usize) -> io::Result<()> {
+async fn mqtt_connect(stream: &mut TcpStream, publisher: usize) -> io::Result<Vec<u8>> {
     let id = format!("bench-{publisher}");
     let mut packet = vec![0x10, u8::try_from(12 + id.len()).expect("short id"), 0, 4];
     packet.extend_from_slice(b"MQTT\x04\x02\x00\x3c");
@@ -111,7 +120,7 @@ async fn mqtt_connect(stream: &mut TcpStream, publisher: usize) -> io::Result<()
     if answer != [0x20, 2, 0, 0] {
         return Err(io::Error::other(format!("CONNACK expected, got {answer:02x?}")));
     }
-    Ok(())
+    Ok(Vec::new())
 }
 
 fn mqtt_publish(out: &mut Vec<u8>, topic: &str, count: u64, payload: &[u8]) {
@@ -127,21 +136,21 @@ fn mqtt_publish(out: &mut Vec<u8>, topic: &str, count: u64, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-async fn nats_connect(stream: &mut TcpStream, publisher: usize) -> io::Result<()> {
+/// Connects and returns what was read behind the first PONG: the beginning of what is counted later.
+async fn nats_connect(stream: &mut TcpStream, publisher: usize) -> io::Result<Vec<u8>> {
     let connect = format!(
         "CONNECT {{\"verbose\":false,\"pedantic\":false,\"lang\":\"bench\",\"version\":\"0\",\"protocol\":1}}\r\nSUB _INBOX.bench.{publisher} 1\r\nPING\r\n"
     );
     stream.write_all(connect.as_bytes()).await?;
     let mut text = Vec::new();
-    let mut byte = [0; 256];
-    while !text.ends_with(b"PONG\r\n") {
-        let read = stream.read(&mut byte).await?;
-        if read == 0 {
+    loop {
+        if stream.read_buf(&mut text).await? == 0 {
             return Err(io::Error::other("closed by nats-server while connecting"));
         }
-        text.extend_from_slice(&byte[..read]);
+        if let Some(pong) = text.windows(6).position(|part| part == b"PONG\r\n") {
+            return Ok(text.split_off(pong + 6));
+        }
     }
-    Ok(())
 }
 
 fn nats_publish(out: &mut Vec<u8>, subject: &str, publisher: usize, payload: &[u8]) {
@@ -157,10 +166,6 @@ struct Acknowledgements {
 }
 
 impl Acknowledgements {
-    fn new(wire: Wire) -> Self {
-        Self { wire, rest: Vec::new() }
-    }
-
     fn count(&mut self, bytes: &[u8]) -> io::Result<u64> {
         self.rest.extend_from_slice(bytes);
         let mut used = 0;
@@ -228,7 +233,7 @@ mod tests {
         let nats = format!("{}PING\r\n{}", message(r#"{"stream":"B","seq":1}"#), message(r#"{"stream":"B","seq":22}"#));
         for (wire, bytes) in [(Wire::Mqtt, mqtt), (Wire::JetStream, nats.into_bytes())] {
             for cut in 0..bytes.len() {
-                let mut counter = Acknowledgements::new(wire);
+                let mut counter = Acknowledgements { wire, rest: Vec::new() };
                 let count = counter.count(&bytes[..cut]).expect("valid") + counter.count(&bytes[cut..]).expect("valid");
                 assert_eq!(count, 2, "{wire:?} cut at {cut}");
             }
@@ -238,7 +243,7 @@ mod tests {
     #[test]
     fn a_refusal_is_an_error() {
         let refusal = message(r#"{"error":{"code":503}}"#);
-        assert!(Acknowledgements::new(Wire::JetStream).count(refusal.as_bytes()).is_err());
-        assert!(Acknowledgements::new(Wire::Mqtt).count(&[0x20, 2, 0, 5]).is_err());
+        assert!(Acknowledgements { wire: Wire::JetStream, rest: Vec::new() }.count(refusal.as_bytes()).is_err());
+        assert!(Acknowledgements { wire: Wire::Mqtt, rest: Vec::new() }.count(&[0x20, 2, 0, 5]).is_err());
     }
 }
