@@ -202,6 +202,29 @@ pub struct Logged {
     pub payload: Vec<u8>,
 }
 
+fn logged(message: &Value) -> Logged {
+    let text = |name: &str| message[name].as_str().unwrap_or_else(|| panic!("no {name}: {message}"));
+    let seq = message["seq"].as_u64().unwrap_or_else(|| panic!("no seq: {message}"));
+    Logged { seq, topic: text("topic").to_owned(), payload: base64(text("payload_base64")) }
+}
+
+fn base64(text: &str) -> Vec<u8> {
+    let value = |digit: u8| match digit {
+        b'A'..=b'Z' => u32::from(digit - b'A'),
+        b'a'..=b'z' => u32::from(digit - b'a') + 26,
+        b'0'..=b'9' => u32::from(digit - b'0') + 52,
+        b'+' => 62,
+        b'/' => 63,
+        _ => panic!("not base64: {text:?}"),
+    };
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    for four in text.trim_end_matches('=').as_bytes().chunks(4) {
+        let bits = four.iter().fold(0, |bits, &digit| (bits << 6) | value(digit)) << (6 * (4 - four.len()));
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..four.len()]);
+    }
+    bytes
+}
+
 /// One run of the binary.
 #[derive(Debug)]
 pub struct Broker {
@@ -274,10 +297,34 @@ impl Broker {
         self.page("/api/v1/status").await.json()
     }
 
+    /// Messages of a stream from sequence `from` on, at most `limit`, as `/api/v1/streams/{name}/messages` shows them.
+    ///
+    /// # Panics
+    /// If the page is not what it should be.
+    pub async fn messages(&self, stream: &str, from: u64, limit: usize) -> Vec<Logged> {
+        let path = format!("/api/v1/streams/{stream}/messages?from={from}&limit={limit}");
+        let page = self.page(&path).await.json();
+        let messages = page["messages"].as_array().unwrap_or_else(|| panic!("no messages: {page}"));
+        messages.iter().map(logged).collect()
+    }
+
     /// `/metrics`.
     pub async fn metrics(&self) -> Metrics {
         let page = self.page("/metrics").await;
         assert_eq!(page.code, 200, "{}", page.text());
         Metrics::parse(&page.text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_read() {
+        for (text, bytes) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYmE=", "fooba")] {
+            assert_eq!(base64(text), bytes.as_bytes());
+        }
+        assert_eq!(base64("+/8="), [0xfb, 0xff]);
     }
 }
