@@ -32,7 +32,7 @@ impl Chance {
     }
 
     /// The next number (splitmix64).
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -42,7 +42,7 @@ impl Chance {
 
     /// A number in `0..end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.number() % end
     }
 
     /// A time up to `longest`, to the microsecond.
@@ -68,7 +68,7 @@ mod tests {
     fn the_same_seed_makes_the_same_choices() {
         let choices = |seed| {
             let mut chance = Chance { seed, state: seed };
-            [chance.next(), chance.below(10), chance.next()]
+            [chance.number(), chance.below(10), chance.number()]
         };
         assert_eq!(choices(7), choices(7));
         assert_ne!(choices(7), choices(8));

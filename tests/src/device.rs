@@ -268,7 +268,7 @@ impl Device {
             self.messages.push_back(Received {
                 topic: event["topic"].as_str().unwrap_or_default().to_owned(),
                 payload: unhex(event["payload"].as_str().unwrap_or_default()),
-                qos: number("qos") as u8,
+                qos: u8::try_from(number("qos")).unwrap_or(u8::MAX),
                 retain: event["retain"] == true,
                 dup: event["dup"] == true,
                 mid: number("mid"),

@@ -3,7 +3,6 @@
 //! Nodes can be killed, stopped and started one by one. The servers do not tell clients of each other's addresses, so
 //! that a client behind the test's proxy stays there.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
@@ -109,10 +108,8 @@ impl Hub {
                 let others = routes.iter().map(|port| format!("nats-route://{}", port.address()));
                 let others: Vec<String> = others.collect();
                 let listen = routes[i].address();
-                let _ = write!(
-                    config,
-                    "cluster {{ name: hub, listen: \"{listen}\", no_advertise: true, routes: {others:?} }}\n"
-                );
+                config +=
+                    &format!("cluster {{ name: hub, listen: \"{listen}\", no_advertise: true, routes: {others:?} }}\n");
             }
             std::fs::write(node.dir.join("nats.conf"), config).expect("a file in our own directory can be written");
         }
