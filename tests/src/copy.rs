@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use futures_util::StreamExt;
 
-use crate::gateway::{Broker, Logged};
+use crate::gateway::{Broker, Gateway, Logged};
 use crate::hub::Hub;
 use crate::payload::Mark;
 use crate::wait::until;
@@ -182,6 +182,16 @@ pub fn assert_holds(acknowledged: &Acknowledged, payloads: impl IntoIterator<Ite
         let lost: Vec<u64> = numbers.iter().copied().filter(|number| held.binary_search(number).is_err()).collect();
         assert!(lost.is_empty(), "acknowledged and lost, of {publisher}: {:?} (held: {:?})", runs(&lost), runs(held));
     }
+}
+
+/// Waits until the hub has everything that a stream of the gateway holds, and demands that the copy is exact.
+/// The devices must be quiet. Yields the log.
+pub async fn settle(gateway: &Gateway, broker: &Broker, stream: &str, hub: &Hub, into: &str) -> Vec<Logged> {
+    let log = log_of(broker, stream).await;
+    let last = log.last().unwrap_or_else(|| panic!("the stream {stream} is empty")).seq;
+    let copy = dump_through(hub, into, &format!("edge.{}.{stream}", gateway.id()), last).await;
+    assert_exact(gateway.id(), stream, &log, &copy);
+    log
 }
 
 /// Reads everything that a stream of the gateway holds, over HTTP.

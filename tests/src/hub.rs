@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use async_nats::Client;
+use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, stream};
 use tempfile::TempDir;
 
@@ -241,6 +242,24 @@ impl Hub {
         .await;
         let index = self.nodes.iter().position(|node| node.name == leader);
         index.unwrap_or_else(|| panic!("the leader {leader} is none of our nodes"))
+    }
+
+    /// Waits until the hub has forgotten the message ids of everything that its stream holds now.
+    ///
+    /// The hub itself says so: it is given a message of our own with an id, and again, until it no longer calls the
+    /// second one a duplicate.
+    pub async fn forget_ids(&self, subject: &str) {
+        let jetstream = self.jetstream();
+        let probe = async || {
+            let message = PublishMessage::build().message_id("probe");
+            let ack = jetstream.send_publish(subject.to_owned(), message).await.map_err(|e| e.to_string())?;
+            ack.await.map_err(|e| e.to_string())
+        };
+        until(PATIENCE, "the hub to store a probe", &probe).await;
+        until(PATIENCE, "the hub to forget message ids", || async {
+            if probe().await?.duplicate { Err("still known".to_owned()) } else { Ok(()) }
+        })
+        .await;
     }
 
     /// Waits until every replica of a stream has everything.

@@ -4,7 +4,7 @@
 //! * [`process`], [`port`], [`wait`], [`http`], [`metrics`]: children that are always reaped, ports that nobody else
 //!   takes, conditions with a deadline.
 //! * [`hub`], [`proxy`]: real nats-servers, and the link to them.
-//! * [`publisher`], [`device`], [`mosquitto`]: devices by rumqttc, paho-mqtt and Mosquitto's tools.
+//! * [`publisher`], [`traffic`], [`device`], [`mosquitto`]: devices by rumqttc, paho-mqtt and Mosquitto's tools.
 //! * [`copy`]: whether what arrived is exactly what was acknowledged.
 //! * [`payload`], [`chance`]: messages that prove who sent them, and random choices that can be repeated.
 //!
@@ -24,4 +24,5 @@ pub mod port;
 pub mod process;
 pub mod proxy;
 pub mod publisher;
+pub mod traffic;
 pub mod wait;
