@@ -4,9 +4,11 @@
 //! * [`resume`]: where to go on, decided from what the hub holds.
 //! * [`batch`], [`encode`], [`backoff`], [`hub`]: its parts and words.
 
+pub mod api;
 pub mod backoff;
 pub mod batch;
 pub mod encode;
 pub mod forwarder;
 pub mod hub;
+pub mod jetstream;
 pub mod resume;
