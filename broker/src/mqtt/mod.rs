@@ -2,4 +2,5 @@
 
 pub mod codec;
 pub mod packet;
+pub mod properties;
 pub mod topic;

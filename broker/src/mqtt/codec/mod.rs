@@ -33,8 +33,10 @@ pub use publish::{PublishRef, encode_publish, encode_publish_head, publish_len};
 
 use super::packet::{DecodeError, Packet, ReasonCode, Version};
 use frame::{Header, Kind};
-use read::Reader;
-use write::{Counter, Sink};
+pub(super) use property::Properties;
+pub(super) use read::{Reader, malformed};
+pub(super) use write::Counter;
+use write::Sink;
 
 /// Most topic filters in one SUBSCRIBE or UNSUBSCRIBE; more end the connection with Quota exceeded. Clients send a few
 /// dozen; each costs about 64 bytes beside its text.

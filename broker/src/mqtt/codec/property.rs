@@ -9,7 +9,7 @@ use crate::mqtt::packet::{DecodeError, PublishProperties, QoS, ReasonCode};
 
 /// A property with its value. Values that no packet may carry cannot be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Property<'a> {
+pub(in crate::mqtt) enum Property<'a> {
     PayloadFormat(u8),
     MessageExpiry(u32),
     ContentType(&'a str),
@@ -104,7 +104,7 @@ impl<'a> Property<'a> {
     }
 
     /// Appends the identifier and the value.
-    pub(super) fn write(&self, out: &mut impl Sink) {
+    pub(in crate::mqtt) fn write(&self, out: &mut impl Sink) {
         match *self {
             Property::PayloadFormat(format) => put_u8(out, 0x01, format),
             Property::MessageExpiry(seconds) => put_u32(out, 0x02, seconds),
@@ -164,7 +164,7 @@ fn put_field(out: &mut impl Sink, id: u8, value: &[u8]) {
 
 /// The properties of a packet, one after the other. Refuses one that comes twice where it may not.
 #[derive(Debug)]
-pub(super) struct Properties<'a> {
+pub(in crate::mqtt) struct Properties<'a> {
     part: Reader<'a>,
     /// One bit per identifier that was seen; all are below 64.
     seen: u64,
@@ -179,12 +179,12 @@ impl<'a> Properties<'a> {
     }
 
     /// Takes all that `part` holds for properties.
-    pub(super) fn all(part: Reader<'a>) -> Properties<'a> {
+    pub(in crate::mqtt) fn all(part: Reader<'a>) -> Properties<'a> {
         Properties { part, seen: 0, users: 0 }
     }
 
     /// The next property. A user property may come again, and so may a subscription identifier (in a PUBLISH).
-    pub(super) fn next(&mut self) -> Result<Option<Property<'a>>, DecodeError> {
+    pub(in crate::mqtt) fn next(&mut self) -> Result<Option<Property<'a>>, DecodeError> {
         if self.part.is_empty() {
             return Ok(None);
         }
@@ -236,7 +236,7 @@ pub(super) fn emit_user(user: &[(String, String)], emit: &mut dyn FnMut(Property
 impl PublishProperties {
     /// Takes `property`, which must be one that travels with a message. Everything is copied: properties are kept longer
     /// than the packet they came in.
-    pub(super) fn take(into: &mut Option<Box<Self>>, property: Property<'_>) -> Result<(), DecodeError> {
+    pub(in crate::mqtt) fn take(into: &mut Option<Box<Self>>, property: Property<'_>) -> Result<(), DecodeError> {
         let this = into.get_or_insert_default();
         match property {
             Property::PayloadFormat(format) => this.payload_format = Some(format),
@@ -257,7 +257,7 @@ impl PublishProperties {
 
     /// Emits the properties. `message_expiry` goes in place of our own, because it shrinks while a message waits
     /// [MQTT-3.3.2-6].
-    pub(super) fn emit(&self, message_expiry: Option<u32>, emit: &mut dyn FnMut(Property<'_>)) {
+    pub(in crate::mqtt) fn emit(&self, message_expiry: Option<u32>, emit: &mut dyn FnMut(Property<'_>)) {
         self.payload_format.into_iter().for_each(|format| emit(Property::PayloadFormat(format)));
         message_expiry.into_iter().for_each(|seconds| emit(Property::MessageExpiry(seconds)));
         self.content_type.iter().for_each(|text| emit(Property::ContentType(text)));

@@ -166,12 +166,13 @@ fn write_before_payload(publish: &PublishRef<'_>, version: Version, out: &mut im
     if version == Version::V5 {
         write_properties(out, |emit| {
             publish.topic_alias.into_iter().for_each(|alias| emit(Property::TopicAlias(alias)));
-            for id in publish.subscription_ids.iter().copied().filter_map(NonZeroU32::new) {
-                emit(Property::SubscriptionId(id));
-            }
             match publish.properties {
                 Some(properties) => properties.emit(publish.message_expiry, emit),
                 None => publish.message_expiry.into_iter().for_each(|s| emit(Property::MessageExpiry(s))),
+            }
+            // Last: a client library in wide use miscounts these, and would lose what follows.
+            for id in publish.subscription_ids.iter().copied().filter_map(NonZeroU32::new) {
+                emit(Property::SubscriptionId(id));
             }
         });
     }

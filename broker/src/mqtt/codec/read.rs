@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::mqtt::packet::{DecodeError, PacketId, ReasonCode};
 use crate::mqtt::topic::{TopicError, TopicName};
 
-pub(super) fn malformed(detail: &'static str) -> DecodeError {
+pub(in crate::mqtt) fn malformed(detail: &'static str) -> DecodeError {
     DecodeError { reason: ReasonCode::MalformedPacket, detail }
 }
 
@@ -15,13 +15,13 @@ pub(super) fn protocol_error(detail: &'static str) -> DecodeError {
 
 /// A position in the body of a packet.
 #[derive(Clone, Debug)]
-pub(super) struct Reader<'a> {
+pub(in crate::mqtt) struct Reader<'a> {
     body: &'a Bytes,
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(body: &'a Bytes) -> Reader<'a> {
+    pub(in crate::mqtt) fn new(body: &'a Bytes) -> Reader<'a> {
         Reader { body, rest: body }
     }
 

@@ -7,7 +7,7 @@ use super::frame::{MAX_REMAINING_LENGTH, varint_len};
 
 /// Where the body of a packet is written to. Every body is written twice by the same code, first into a [`Counter`]:
 /// lengths come before what they count, and what is counted cannot differ from what is written.
-pub(super) trait Sink {
+pub(in crate::mqtt) trait Sink {
     /// Bytes as they are.
     fn put(&mut self, bytes: &[u8]);
 
@@ -57,7 +57,7 @@ impl Sink for Vec<u8> {
 
 /// Counts what would be written, and notices fields that are too long to be.
 #[derive(Debug, Default)]
-pub(super) struct Counter {
+pub(in crate::mqtt) struct Counter {
     bytes: usize,
     field_too_long: bool,
 }
@@ -68,7 +68,7 @@ impl Counter {
     }
 
     /// The count, if a packet may have it as its remaining length.
-    pub(super) fn remaining_length(&self) -> Result<usize, EncodeError> {
+    pub(in crate::mqtt) fn remaining_length(&self) -> Result<usize, EncodeError> {
         if self.field_too_long {
             return Err(EncodeError::FieldTooLong);
         }
