@@ -1,0 +1,1 @@
+//! Holds the reference file to the code.
