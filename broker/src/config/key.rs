@@ -78,8 +78,6 @@ impl<'de> Deserializer<'de> for FieldCollector<'_> {
 
 /// `true`, `false`, or a table with more to say.
 #[derive(Clone, Debug, Default)]
-#[cfg_attr(test, derive(serde::Serialize))]
-#[cfg_attr(test, serde(untagged))]
 pub(crate) enum Switch<T> {
     #[default]
     Off,
@@ -102,5 +100,15 @@ impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Switch<T> {
             }
         }
         deserializer.deserialize_any(SwitchVisitor(std::marker::PhantomData))
+    }
+}
+
+#[cfg(test)]
+impl<T: serde::Serialize> serde::Serialize for Switch<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Switch::Off => serializer.serialize_bool(false),
+            Switch::On(table) => table.serialize(serializer),
+        }
     }
 }
