@@ -435,9 +435,10 @@ mod tests {
         let paths = |alphabet: &[&str]| {
             let mut paths: Vec<String> = alphabet.iter().map(|level| (*level).to_owned()).collect();
             for start in [0, alphabet.len()] {
-                for path in paths[start..].to_vec() {
-                    paths.extend(alphabet.iter().map(|level| format!("{path}/{level}")));
-                }
+                let join =
+                    |path: &String| alphabet.iter().map(move |level| format!("{path}/{level}")).collect::<Vec<_>>();
+                let longer: Vec<String> = paths[start..].iter().flat_map(join).collect();
+                paths.extend(longer);
             }
             paths
         };
