@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // every test file uses its own part of it
 
+pub(crate) mod proxy;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
