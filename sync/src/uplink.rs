@@ -81,7 +81,7 @@ impl Uplinks {
         config: &[Uplink],
         gateway: &str,
         log: &Log,
-        shutdown: watch::Receiver<bool>,
+        shutdown: &watch::Receiver<bool>,
     ) -> Result<Uplinks, StartError> {
         let mut uplinks = Uplinks { stop: watch::Sender::new(false), running: Vec::new() };
         for uplink in config {

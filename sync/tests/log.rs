@@ -52,7 +52,7 @@ async fn append_numbered(log: &Log, range: std::ops::RangeInclusive<u64>) {
 
 fn start(hub: &Hub, log: &Log) -> (Uplinks, watch::Sender<bool>) {
     let (shutdown, stop) = watch::channel(false);
-    (Uplinks::start(&[uplink_to(&[hub.url()])], GATEWAY, log, stop).expect("a valid configuration"), shutdown)
+    (Uplinks::start(&[uplink_to(&[hub.url()])], GATEWAY, log, &stop).expect("a valid configuration"), shutdown)
 }
 
 async fn caught_up(uplinks: &Uplinks, last: u64) -> MirrorStatus {
@@ -186,7 +186,7 @@ async fn the_backlog_and_its_age_are_shown_while_there_is_no_link() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
     let (_shutdown, stop) = watch::channel(false);
     let config = uplink_to(&[format!("nats://127.0.0.1:{free}")]);
-    let uplinks = Uplinks::start(&[config], GATEWAY, &log, stop).expect("a valid configuration");
+    let uplinks = Uplinks::start(&[config], GATEWAY, &log, &stop).expect("a valid configuration");
     let mirror = until("the age is known", async || {
         let mirror = uplinks.status().remove(0).mirrors.remove(0);
         (mirror.oldest_unsent_age.is_some() && mirror.backlog_msgs == 50).then_some(mirror)
