@@ -383,6 +383,18 @@ impl Log {
         }
     }
 
+    /// The stamp that a message appended now would get.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        let now = self.shared().clock.monotonic();
+        Stamp { boot: self.shared().lock().boots.current(), at: now }
+    }
+    /// How long ago a stamp was at least; of time between two boots nothing is known, so it counts as none (G7).
+    #[must_use]
+    pub fn age(&self, stamp: Stamp) -> Duration {
+        let now = self.shared().clock.monotonic();
+        self.shared().lock().boots.age(stamp, now)
+    }
     /// The wall time of a stamp, corrected once the clock of its boot is known.
     #[must_use]
     pub fn wall(&self, stamp: Stamp) -> WallTime {
