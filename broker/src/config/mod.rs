@@ -270,6 +270,6 @@ pub struct CreateStream {
     pub max_bytes: Option<u64>,
     /// `None` = no limit.
     pub max_age: Option<Duration>,
-    /// The subjects it takes; those of all mirrors into it that may make it.
+    /// The subjects it takes. Empty: those of all mirrors into it, from any gateway.
     pub subjects: Vec<String>,
 }
