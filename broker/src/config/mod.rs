@@ -1,10 +1,34 @@
 //! The configuration, resolved: no `Option` here means "default".
+//!
+//! * [`raw`]: the file as written, with its defaults; [`size`] and [`span`]: values with units; [`key`]: with places.
+//! * [`tree`]: the file and what overrides it, merged; [`env`]: the overrides of the environment.
+//! * [`resolve`], [`streams`], [`uplinks`]: from raw to the types here, everything checked.
+//! * [`error`]: what is wrong, and where.
+
+pub mod env;
+mod error;
+mod key;
+mod raw;
+#[cfg(test)]
+mod reference;
+mod resolve;
+mod size;
+mod span;
+mod streams;
+mod tree;
+mod uplinks;
+
+pub use error::{ConfigError, ConfigErrors, Location};
+pub use resolve::{Loaded, load};
+pub use size::Size;
+pub use span::Span;
+pub use tree::{Given, Override};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::log::{AckPolicy, Storage, StreamLimits};
+use crate::log::{AckPolicy, BlockCodec, Storage, StreamLimits};
 
 /// Everything the gateway runs with.
 #[derive(Clone, Debug)]
@@ -43,6 +67,8 @@ pub struct Disk {
     pub max_bytes: u64,
     /// Left on the filesystem, at least.
     pub min_free: u64,
+    /// Compression of blocks at rest.
+    pub codec: BlockCodec,
 }
 
 /// G1.
@@ -59,6 +85,8 @@ pub struct Durability {
 pub struct Http {
     /// `None` switches it off.
     pub bind: Option<SocketAddr>,
+    /// Whether stored messages are shown to peers that are not on this machine.
+    pub remote_messages: bool,
 }
 
 /// Limits towards MQTT clients.
@@ -146,8 +174,16 @@ pub struct Uplink {
     pub max_backoff: Duration,
 }
 
-/// Credentials towards the hub.
-#[derive(Clone, Debug)]
+impl Uplink {
+    /// The files that are read when it connects, each with the key that names it.
+    #[must_use]
+    pub fn files(&self) -> Vec<(&'static str, &std::path::Path)> {
+        uplinks::files(self)
+    }
+}
+
+/// Credentials towards the hub. Its debug text shows no secret.
+#[derive(Clone)]
 pub enum UplinkAuth {
     /// None.
     Anonymous,
@@ -164,6 +200,20 @@ pub enum UplinkAuth {
     Token(String),
     /// An nkey seed.
     Nkey(String),
+}
+
+impl std::fmt::Debug for UplinkAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            UplinkAuth::Anonymous => f.write_str("Anonymous"),
+            UplinkAuth::CredentialsFile(path) => f.debug_tuple("CredentialsFile").field(path).finish(),
+            UplinkAuth::UserPassword { user, .. } => {
+                f.debug_struct("UserPassword").field("user", user).finish_non_exhaustive()
+            }
+            UplinkAuth::Token(_) => f.write_str("Token(..)"),
+            UplinkAuth::Nkey(_) => f.write_str("Nkey(..)"),
+        }
+    }
 }
 
 /// TLS towards the hub.
@@ -201,4 +251,6 @@ pub struct CreateStream {
     pub max_bytes: Option<u64>,
     /// `None` = no limit.
     pub max_age: Option<Duration>,
+    /// The subjects it takes; those of all mirrors into it that may make it.
+    pub subjects: Vec<String>,
 }

@@ -1,2 +1,47 @@
-//! x
-fn main() {}
+//! The binary `headwater`: command line, wiring, signals, HTTP. What it wires lives in the libraries beside it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod check;
+mod cli;
+mod disk;
+mod failure;
+mod http;
+mod init;
+mod logging;
+mod out;
+mod run;
+mod settings;
+mod summary;
+
+use cli::{Cli, Command};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        None => run::run(&cli.run),
+        Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Check(args)) => check::check(&args),
+        Some(Command::Init { file, force }) => init::init(&file, force),
+        Some(Command::Status(_) | Command::Stream(_) | Command::Uplink(_)) => Err(Failure::usage("later")),
+    }
+}
+
+/// One message on stderr; nobody is left to tell if that fails.
+fn report(failure: &Failure) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "headwater: {failure}");
+}
