@@ -6,7 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Files (or folders, by their `/`) that hold decisions only: no I/O, clock, randomness or async.
-const PURE: &[&str] = &["broker/src/mqtt/"];
+const PURE: &[&str] = &[
+    "broker/src/mqtt/",
+    "broker/src/router/topic_map.rs",
+    "broker/src/router/trie.rs",
+    "broker/src/subject.rs",
+    "sync/src/backoff.rs",
+    "sync/src/batch.rs",
+    "sync/src/encode.rs",
+    "sync/src/forwarder.rs",
+    "sync/src/resume.rs",
+];
 
 /// What would make them impure. Words, as they stand in code.
 const IMPURE: &[&str] = &[
@@ -133,6 +143,9 @@ fn pure_files_hold_no_io_clock_randomness_or_async() {
         for (file, text) in &sources {
             if file == pure || (pure.ends_with('/') && file.starts_with(pure)) {
                 any = true;
+                if file.ends_with("/tests.rs") {
+                    continue;
+                }
                 for line in code_without_tests(text) {
                     found.extend(IMPURE.iter().filter(|word| line.contains(*word)).map(|word| (file, *word, line)));
                 }
