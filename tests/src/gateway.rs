@@ -297,15 +297,17 @@ impl Broker {
         self.page("/api/v1/status").await.json()
     }
 
-    /// Messages of a stream from sequence `from` on, at most `limit`, as `/api/v1/streams/{name}/messages` shows them.
+    /// Messages of a stream from sequence `from` on, at most `limit`, as `/api/v1/streams/{name}/messages` shows them,
+    /// and where the next page begins.
     ///
     /// # Panics
     /// If the page is not what it should be.
-    pub async fn messages(&self, stream: &str, from: u64, limit: usize) -> Vec<Logged> {
+    pub async fn messages(&self, stream: &str, from: u64, limit: usize) -> (Vec<Logged>, u64) {
         let path = format!("/api/v1/streams/{stream}/messages?from={from}&limit={limit}");
         let page = self.page(&path).await.json();
         let messages = page["messages"].as_array().unwrap_or_else(|| panic!("no messages: {page}"));
-        messages.iter().map(logged).collect()
+        let next = page["next"].as_u64().unwrap_or_else(|| panic!("no next: {page}"));
+        (messages.iter().map(logged).collect(), next)
     }
 
     /// `/metrics`.
