@@ -106,6 +106,12 @@ impl Encoder {
         format!("{}>", self.prefix)
     }
 
+    /// The subject that a stream of the hub needs for this template from any gateway.
+    #[must_use]
+    pub fn shared_subject(template: &str, stream: &str) -> String {
+        template.replace("{gateway}", "*").replace("{stream}", stream).replace("{subject}", ">")
+    }
+
     /// The message, or `None` if its subject is longer than a hub takes.
     #[must_use]
     pub fn message(
@@ -204,7 +210,8 @@ fn push_percent(text: &mut String, byte: u8) {
     let _ = write!(text, "%{byte:02X}");
 }
 
-fn rfc3339(time: WallTime) -> String {
+/// RFC 3339 in UTC with nanoseconds.
+pub(crate) fn rfc3339(time: WallTime) -> String {
     let seconds = i64::try_from(time.0 / 1_000_000_000).expect("u64 nanoseconds are fewer than 2^35 seconds");
     let t = time::OffsetDateTime::from_unix_timestamp(seconds).expect("u64 nanoseconds end in the year 2554");
     format!(

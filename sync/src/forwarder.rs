@@ -205,7 +205,7 @@ pub enum Doing {
 }
 
 /// Figures since start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
     /// Messages the hub confirmed, gap notices included.
     pub sent_msgs: u64,

@@ -12,3 +12,9 @@ pub mod forwarder;
 pub mod hub;
 pub mod jetstream;
 pub mod resume;
+pub mod source;
+pub mod status;
+pub mod uplink;
+
+pub use status::{LastError, MirrorStatus, TroubleCount, UplinkStatus};
+pub use uplink::{StartError, Uplinks};

@@ -11,9 +11,7 @@ use crate::clock::{Clock, Monotonic};
 use crate::log::{AppendError, Log, Ticket};
 use crate::mqtt::packet::{Publish, QoS, Will};
 use crate::mqtt::session::{Answer, Delivery, Limits, Negotiated};
-use crate::router::{
-    AttachError, Attached, Leaving, Progress, Publisher, Pull, Routed, Router, SessionKey, Stop,
-};
+use crate::router::{AttachError, Attached, Leaving, Progress, Publisher, Pull, Routed, Router, SessionKey, Stop};
 
 /// Clients that read from the log at the same time. Each holds one page; more would only fight for the disk.
 const READERS: usize = 4;

@@ -52,7 +52,7 @@ pub(crate) fn acks(config: &Config) -> String {
     }
 }
 
-fn absolute(dir: &Path) -> String {
+pub(crate) fn absolute(dir: &Path) -> String {
     std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()).display().to_string()
 }
 

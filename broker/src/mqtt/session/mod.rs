@@ -1,8 +1,9 @@
 //! The session machine: one per connection, without I/O and without a clock.
 //!
 //! In go packets ([`Session::handle_packet`]), deliveries ([`Session::deliver`]), the router's answers ([`Session::answer`]),
-//! the durable mark ([`Session::durable`]) and time ([`Session::timeout`]); out come [`Output`]s, in the order in which they must
-//! be carried out. What outlives the connection leaves with [`Session::into_state`].
+//! the durable mark ([`Session::durable`]) and time ([`Session::timeout`]). Out come [`Transmit`]s, to be written as soon as there
+//! is room, and [`Action`]s, to be carried out in order: one that has to wait for the log holds up those behind it, but never a
+//! packet to the client. What outlives the connection leaves with [`Session::into_state`].
 //!
 //! It guarantees:
 //! * PUBACK, PUBREC, PUBCOMP, SUBACK and UNSUBACK leave in the order in which their packets came, and only when the durable mark
@@ -45,13 +46,21 @@ use crate::mqtt::packet::{
 /// Acknowledgements owed besides those of publishes (SUBACK, PUBCOMP, repeated PUBREC) before reading stops.
 const OTHER_ACKS: usize = 64;
 
+/// Empty queues larger than this are freed: an idle connection holds none.
+const KEPT_CAPACITY: usize = 16;
+
+/// What to write to the client, in this order.
+#[derive(Debug)]
+pub enum Transmit {
+    /// A packet; never a PUBLISH.
+    Packet(Packet),
+    /// A message.
+    Publish(Outgoing),
+}
+
 /// What the shell has to do, in this order.
 #[derive(Debug)]
-pub enum Output {
-    /// Send a packet; never a PUBLISH.
-    Send(Packet),
-    /// Send a message.
-    Deliver(Outgoing),
+pub enum Action {
     /// Route a message; its topic is set. With QoS > 0 the router's answer goes to [`Session::answer`].
     Publish(Publish),
     /// Forget a QoS 2 id that was stored, then [`Session::answer`].
@@ -60,7 +69,7 @@ pub enum Output {
     Subscribe(Subscribe),
     /// Unsubscribe, then [`Session::answer`].
     Unsubscribe(Unsubscribe),
-    /// Flush what was sent and end the connection. Nothing follows.
+    /// Write every [`Transmit`] and end the connection. Nothing follows.
     Close(Close),
 }
 
@@ -86,15 +95,26 @@ pub struct Outgoing {
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Close {
-    /// Why, as a DISCONNECT would say it; one has been sent before if the peer may get one.
+    /// By whom.
+    pub by: ClosedBy,
+    /// Why, as a DISCONNECT would say it; one is among the [`Transmit`]s if the peer may get one.
     pub reason: ReasonCode,
-    /// The client said goodbye: its will is dropped [MQTT-3.1.2-8, MQTT-3.14.4-3].
-    pub drop_will: bool,
     /// For the log.
     pub detail: &'static str,
 }
 
-/// The router's answer to a [`Output::Publish`] with QoS > 0, [`Output::Release`], [`Output::Subscribe`] or [`Output::Unsubscribe`].
+/// Who ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClosedBy {
+    /// The client said goodbye: its will is dropped [MQTT-3.1.2-8, MQTT-3.14.4-3].
+    Client,
+    /// The client left, and wants its will published (3.14.2.1, reason 0x04 and above).
+    ClientWithWill,
+    /// We do.
+    Us,
+}
+
+/// The router's answer to a [`Action::Publish`] with QoS > 0, [`Action::Release`], [`Action::Subscribe`] or [`Action::Unsubscribe`].
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// Acknowledge when the mark has reached this; 0 = at once.
@@ -161,12 +181,13 @@ pub struct Session {
     aliases: Aliases,
     /// Deliveries acknowledged since the state was last saved.
     progress: u64,
-    output: VecDeque<Output>,
+    transmits: VecDeque<Transmit>,
+    actions: VecDeque<Action>,
     closed: bool,
 }
 
 impl Session {
-    /// Begins a connection whose CONNECT was agreed on. The first output is the CONNACK [MQTT-3.2.0-1].
+    /// Begins a connection whose CONNECT was agreed on. The first packet is the CONNACK [MQTT-3.2.0-1].
     #[must_use]
     pub fn new(
         now: Monotonic,
@@ -191,7 +212,8 @@ impl Session {
             outbound: Outbound::new(agreed.window, state.in_flight, state.next_packet_id),
             aliases: Aliases::default(),
             progress: 0,
-            output: VecDeque::new(),
+            transmits: VecDeque::new(),
+            actions: VecDeque::new(),
             closed: false,
         };
         session.send(Packet::ConnAck(Box::new(connect::accept(agreed, limits, session_present))));
@@ -218,11 +240,11 @@ impl Session {
             }
             Packet::Subscribe(subscribe) => {
                 self.acks.expect(AckKind::SubAck, subscribe.packet_id);
-                self.output.push_back(Output::Subscribe(subscribe));
+                self.actions.push_back(Action::Subscribe(subscribe));
             }
             Packet::Unsubscribe(unsubscribe) => {
                 self.acks.expect(AckKind::UnsubAck, unsubscribe.packet_id);
-                self.output.push_back(Output::Unsubscribe(unsubscribe));
+                self.actions.push_back(Action::Unsubscribe(unsubscribe));
             }
             // [MQTT-3.12.4-1]
             Packet::PingReq => self.send(Packet::PingResp),
@@ -235,7 +257,7 @@ impl Session {
         }
     }
 
-    /// Takes the router's answer to the oldest unanswered output that wants one.
+    /// Takes the router's answer to the oldest unanswered action that wants one.
     pub fn answer(&mut self, answer: Answer) {
         let Some((kind, packet_id)) = self.acks.first_open() else { return };
         let Answer { ticket, result } = answer;
@@ -316,7 +338,7 @@ impl Session {
                 }
             }
         };
-        self.output.push_back(Output::Deliver(Outgoing {
+        self.transmits.push_back(Transmit::Publish(Outgoing {
             message: delivery.message,
             dup: false,
             qos: delivery.qos,
@@ -359,7 +381,7 @@ impl Session {
             Stage::AwaitsComp => return,
         };
         self.outbound.redelivered();
-        self.output.push_back(Output::Deliver(Outgoing {
+        self.transmits.push_back(Transmit::Publish(Outgoing {
             dup: true,
             qos,
             retain: entry.retain,
@@ -425,19 +447,28 @@ impl Session {
                 server_reference: None,
             }));
         }
-        self.end(Close { reason, drop_will: false, detail });
+        self.end(Close { by: ClosedBy::Us, reason, detail });
     }
 
     fn end(&mut self, close: Close) {
         self.closed = true;
-        self.output.push_back(Output::Close(close));
+        self.actions.push_back(Action::Close(close));
+    }
+
+    /// The next packet to write.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        let next = self.transmits.pop_front();
+        if next.is_none() && self.transmits.capacity() > KEPT_CAPACITY {
+            self.transmits = VecDeque::new();
+        }
+        next
     }
 
     /// The next thing to do.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        let next = self.output.pop_front();
-        if next.is_none() && self.output.capacity() > 64 {
-            self.output = VecDeque::new();
+    pub fn poll_action(&mut self) -> Option<Action> {
+        let next = self.actions.pop_front();
+        if next.is_none() && self.actions.capacity() > KEPT_CAPACITY {
+            self.actions = VecDeque::new();
         }
         next
     }
@@ -484,7 +515,7 @@ impl Session {
             Err(reason) => return self.close(reason, "topic alias [MQTT-3.3.2-8]"),
         }
         let Some(packet_id) = publish.packet_id else {
-            self.output.push_back(Output::Publish(publish));
+            self.actions.push_back(Action::Publish(publish));
             return;
         };
         match publish.qos {
@@ -514,7 +545,7 @@ impl Session {
                 }
             }
         }
-        self.output.push_back(Output::Publish(publish));
+        self.actions.push_back(Action::Publish(publish));
     }
 
     /// [MQTT-3.3.4-7]: a v5 client must not have more unacknowledged messages than we said.
@@ -546,7 +577,7 @@ impl Session {
         match self.received.find(ack.packet_id) {
             Some(received) if received.ticket.is_some() => {
                 self.acks.expect(AckKind::PubComp, ack.packet_id);
-                self.output.push_back(Output::Release(ack.packet_id));
+                self.actions.push_back(Action::Release(ack.packet_id));
             }
             Some(_) => self.close(ReasonCode::ProtocolError, "PUBREL before PUBREC"),
             None => {
@@ -569,8 +600,11 @@ impl Session {
             }
             self.expiry = SessionExpiry(expiry).capped(self.max_session_expiry);
         }
-        let drop_will = disconnect.reason == ReasonCode::Success;
-        self.end(Close { reason: disconnect.reason, drop_will, detail: "the client disconnected" });
+        let by = match disconnect.reason {
+            ReasonCode::Success => ClosedBy::Client,
+            _ => ClosedBy::ClientWithWill,
+        };
+        self.end(Close { by, reason: disconnect.reason, detail: "the client disconnected" });
     }
 
     fn acknowledged(&mut self, result: Result<(), AckFault>, detail: &'static str) {
@@ -591,6 +625,6 @@ impl Session {
     }
 
     fn send(&mut self, packet: Packet) {
-        self.output.push_back(Output::Send(packet));
+        self.transmits.push_back(Transmit::Packet(packet));
     }
 }
