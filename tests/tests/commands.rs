@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use headwater_tests::copy::{dump_through, log_of};
 use headwater_tests::device::{Connect, Device};
-use headwater_tests::gateway::{Gateway, STOP_LIMIT, binary, headwater};
+use headwater_tests::gateway::{Gateway, STOP_LIMIT, binary, headwater, ready};
 use headwater_tests::hub::Hub;
 use headwater_tests::port::Port;
 use headwater_tests::process::Process;
@@ -50,11 +50,7 @@ async fn it_starts_without_a_file_and_says_what_it_does() {
     command.current_dir(dir.path()).args(["--mqtt", &mqtt.address().to_string()]);
     command.args(["--http", &status.address().to_string()]);
     let mut broker = Process::start("headwater", &mut command, dir.path().join("log"));
-    until(PATIENCE, "a broker that is ready", || async {
-        let answer = http::get(status.address(), "/readyz").await?;
-        if answer.code == 200 { Ok(()) } else { Err(answer.text()) }
-    })
-    .await;
+    ready(&mut broker, status.address()).await;
     let said = broker.output();
     for part in [&mqtt.address().to_string(), &status.address().to_string(), "headwater-data", "1 GiB", "--uplink"] {
         assert!(said.contains(part), "{part} is not in:\n{said}");
@@ -75,12 +71,8 @@ async fn it_mirrors_with_nothing_but_the_flag_uplink() {
     let mut command = Command::new(binary());
     command.current_dir(dir.path()).args(["--mqtt", &mqtt.address().to_string()]);
     command.args(["--http", &status.address().to_string(), "--uplink", &hub.urls()[0]]);
-    let _broker = Process::start("headwater", &mut command, dir.path().join("log"));
-    until(PATIENCE, "a broker that is ready", || async {
-        let answer = http::get(status.address(), "/readyz").await?;
-        if answer.code == 200 { Ok(()) } else { Err(answer.text()) }
-    })
-    .await;
+    let mut broker = Process::start("headwater", &mut command, dir.path().join("log"));
+    ready(&mut broker, status.address()).await;
     Publisher::new("d").publish(mqtt.address(), 1, 100).await;
     let uplinks = http::get(status.address(), "/api/v1/uplinks").await.expect("an answer").json();
     let into = uplinks[0]["mirrors"][0]["into"].as_str().unwrap_or_else(|| panic!("{uplinks}")).to_owned();
