@@ -105,7 +105,9 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 
 /// The code in front of the tests, which may do what they like.
 fn code_without_tests(text: &str) -> Vec<&str> {
-    code(text).take_while(|line| *line != "#[cfg(test)]").collect()
+    let lines: Vec<&str> = code(text).collect();
+    let tests = lines.windows(2).position(|pair| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod "));
+    lines[..tests.unwrap_or(lines.len())].to_vec()
 }
 
 /// Whether a whole file is tests or measurements, which may use what they like.
