@@ -55,7 +55,6 @@ struct Found {
 impl Restorer<()> {
     /// The tables, in the order in which they are to be given.
     pub const TABLES: [TableId; 4] = [RETAINED, SESSIONS, PROGRESS, RECEIVED];
-
 }
 
 impl<A: Fn(Stamp) -> Duration> Restorer<A> {
