@@ -334,7 +334,9 @@ impl Sealer {
         let mut core = self.shared.lock();
         core.counters.disk_used = used;
         let facts = facts(&core);
-        let epoch_max = epoch_bound(core.sizes.epoch_raw_bytes + core.sizes.group_bytes as u64, 0, 512, 256 << 10);
+        let raw_max = core.sizes.epoch_raw_bytes + core.sizes.group_bytes as u64;
+        let index_max = 16_384 + 128 * (core.streams.len() + core.cursors.len()) as u64;
+        let epoch_max = epoch_bound(raw_max, raw_max / 64, raw_max / BLOCK_TARGET_BYTES as u64 + 64, index_max);
         let full = protected_full(used, &facts, epoch_max, budget);
         if full && !core.disk_full {
             warn!("streams that discard nothing fill the disk; appends to them are refused");
@@ -378,6 +380,10 @@ impl Sealer {
             if fits(used, incoming + manifests + carry, budget) {
                 return Ok(true);
             }
+            // What nobody can read goes before what somebody can.
+            if self.drop_quarantine()? {
+                continue;
+            }
             facts.retain(|f| !stuck.contains(&f.number));
             match next_drop(used, incoming + manifests + carry, budget, &facts) {
                 Some(victim) => {
@@ -385,7 +391,6 @@ impl Sealer {
                         stuck.insert(victim.number);
                     }
                 }
-                None if self.drop_quarantine()? => {}
                 // The room for carrying is for the next time; now what counts is that it fits.
                 None => return Ok(fits(used, incoming + manifests, budget)),
             }
@@ -396,7 +401,7 @@ impl Sealer {
         let victim = facts(&self.shared.lock()).into_iter().find(|f| !f.protected);
         match victim {
             Some(victim) => self.drop_epoch(victim, self.shared.max_bytes),
-            None => self.drop_quarantine(),
+            None => Ok(false),
         }
     }
 
