@@ -1,1 +1,11 @@
-//! What the benches share.
+//! Side-by-side runs: load, brokers as child processes, and what the kernel says about them.
+//!
+//! Nothing here asserts a time. Every figure is measured in the run that prints it, beside a peer where there is one.
+
+pub mod brokers;
+pub mod device;
+pub mod hub;
+pub mod load;
+pub mod payload;
+pub mod process;
+pub mod report;

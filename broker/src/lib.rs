@@ -5,6 +5,7 @@
 //! * [`router`]: who gets a message: the subscription trie, sessions, retained messages.
 //! * [`server`]: listeners and connections, thin shells around the above.
 //! * [`config`]: the configuration file, resolved once into types.
+//! * [`subject`]: MQTT topics as NATS subjects.
 //! * [`clock`]: the only source of time.
 
 pub mod clock;
@@ -13,3 +14,4 @@ pub mod log;
 pub mod mqtt;
 pub mod router;
 pub mod server;
+pub mod subject;

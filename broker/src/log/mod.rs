@@ -392,6 +392,18 @@ impl Log {
         }
     }
 
+    /// The stamp that a message appended now would get.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        let now = self.shared().clock.monotonic();
+        Stamp { boot: self.shared().lock().boots.current(), at: now }
+    }
+    /// How long ago a stamp was at least; of time between two boots nothing is known, so it counts as none (G7).
+    #[must_use]
+    pub fn age(&self, stamp: Stamp) -> Duration {
+        let now = self.shared().clock.monotonic();
+        self.shared().lock().boots.age(stamp, now)
+    }
     /// The wall time of a stamp, corrected once the clock of its boot is known.
     #[must_use]
     pub fn wall(&self, stamp: Stamp) -> WallTime {
@@ -427,6 +439,7 @@ impl Log {
             tail_bytes: core.tail.bytes(),
             cursors: core.cursors.iter().flatten().count() as u64,
             boot: core.boots.current(),
+            last_ticket: Ticket(core.ticket),
             failed: core.failed,
         }
     }
@@ -691,6 +704,8 @@ pub struct LogStats {
     pub cursors: u64,
     /// Number of this boot.
     pub boot: u32,
+    /// Of the last group appended; the durable mark follows it.
+    pub last_ticket: Ticket,
     /// A sync failed: a restart is needed.
     pub failed: bool,
 }

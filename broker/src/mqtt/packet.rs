@@ -27,9 +27,39 @@ pub enum QoS {
     ExactlyOnce = 2,
 }
 
+impl QoS {
+    /// `None` for anything but 0, 1, 2.
+    #[must_use]
+    pub const fn from_u8(qos: u8) -> Option<QoS> {
+        match qos {
+            0 => Some(QoS::AtMostOnce),
+            1 => Some(QoS::AtLeastOnce),
+            2 => Some(QoS::ExactlyOnce),
+            _ => None,
+        }
+    }
+}
+
 /// Packet identifier, never 0 [MQTT-2.2.1-3].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PacketId(pub NonZeroU16);
+
+impl PacketId {
+    /// `None` for 0.
+    #[must_use]
+    pub const fn new(id: u16) -> Option<PacketId> {
+        match NonZeroU16::new(id) {
+            Some(id) => Some(PacketId(id)),
+            None => None,
+        }
+    }
+
+    /// As written on the wire.
+    #[must_use]
+    pub const fn get(self) -> u16 {
+        self.0.get()
+    }
+}
 
 /// Any control packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -366,6 +396,81 @@ pub enum ReasonCode {
     WildcardSubscriptionsNotSupported = 0xA2,
 }
 
+impl ReasonCode {
+    /// Every reason code, by value.
+    pub const ALL: [ReasonCode; 43] = {
+        use ReasonCode::*;
+        [
+            Success,
+            GrantedQoS1,
+            GrantedQoS2,
+            DisconnectWithWill,
+            NoMatchingSubscribers,
+            NoSubscriptionExisted,
+            ContinueAuthentication,
+            ReAuthenticate,
+            UnspecifiedError,
+            MalformedPacket,
+            ProtocolError,
+            ImplementationSpecificError,
+            UnsupportedProtocolVersion,
+            ClientIdNotValid,
+            BadUserNameOrPassword,
+            NotAuthorized,
+            ServerUnavailable,
+            ServerBusy,
+            Banned,
+            ServerShuttingDown,
+            BadAuthenticationMethod,
+            KeepAliveTimeout,
+            SessionTakenOver,
+            TopicFilterInvalid,
+            TopicNameInvalid,
+            PacketIdInUse,
+            PacketIdNotFound,
+            ReceiveMaximumExceeded,
+            TopicAliasInvalid,
+            PacketTooLarge,
+            MessageRateTooHigh,
+            QuotaExceeded,
+            AdministrativeAction,
+            PayloadFormatInvalid,
+            RetainNotSupported,
+            QoSNotSupported,
+            UseAnotherServer,
+            ServerMoved,
+            SharedSubscriptionsNotSupported,
+            ConnectionRateExceeded,
+            MaximumConnectTime,
+            SubscriptionIdsNotSupported,
+            WildcardSubscriptionsNotSupported,
+        ]
+    };
+
+    /// `None` for a value that the specification does not define.
+    #[must_use]
+    pub fn from_u8(code: u8) -> Option<ReasonCode> {
+        let index = ReasonCode::ALL.binary_search_by_key(&code, |reason| *reason as u8).ok()?;
+        Some(ReasonCode::ALL[index])
+    }
+
+    /// 0x80 and above: a failure (2.4).
+    #[must_use]
+    pub const fn is_failure(self) -> bool {
+        self as u8 >= 0x80
+    }
+
+    /// The reason a SUBACK grants `qos` with.
+    #[must_use]
+    pub const fn granted(qos: QoS) -> ReasonCode {
+        match qos {
+            QoS::AtMostOnce => ReasonCode::Success,
+            QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+            QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+        }
+    }
+}
+
 /// Why bytes are not a packet: the peer is to blame, the connection ends with this reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError {
@@ -373,4 +478,28 @@ pub struct DecodeError {
     pub reason: ReasonCode,
     /// What was wrong, with the clause, for the log.
     pub detail: &'static str,
+}
+
+impl std::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (reason 0x{:02x})", self.detail, self.reason as u8)
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_codes_are_sorted_and_found_by_value() {
+        assert!(ReasonCode::ALL.is_sorted_by_key(|reason| *reason as u8));
+        for code in 0..=u8::MAX {
+            match ReasonCode::from_u8(code) {
+                Some(reason) => assert_eq!(reason as u8, code),
+                None => assert!(!ReasonCode::ALL.iter().any(|reason| *reason as u8 == code)),
+            }
+        }
+    }
 }
