@@ -539,6 +539,10 @@ impl Runner {
     fn input(&mut self, index: usize, input: Input, connection: Option<&Connection>) {
         let now = self.now();
         let trouble = match &input {
+            // Silence was counted when the forwarder lost patience.
+            Input::Answered { answer: Err(Trouble::Silent), .. } | Input::Sent { result: Err(Trouble::Silent), .. } => {
+                None
+            }
             Input::Answered { answer: Err(trouble), .. } | Input::Sent { result: Err(trouble), .. } => {
                 Some(trouble.clone())
             }
