@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use headwater_broker::config::Uplink;
+use headwater_broker::config::{Mirror, Uplink};
 use headwater_broker::log::{Log, StreamUid};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -134,8 +134,7 @@ fn legs(uplink: &Uplink, gateway: &str, log: &Log) -> Result<Vec<Leg>, StartErro
         let create = mirror.create.clone().map(|create| {
             // Every gateway writes into the one stream, and so does every mirror of ours that names it.
             let same = uplink.mirrors.iter().filter(|other| other.into == mirror.into);
-            let mut subjects: Vec<_> =
-                same.map(|other| Encoder::shared_subject(&other.subject, &other.stream)).collect();
+            let mut subjects: Vec<_> = same.flat_map(subjects_of).collect();
             subjects.sort();
             subjects.dedup();
             (create, subjects)
@@ -146,4 +145,12 @@ fn legs(uplink: &Uplink, gateway: &str, log: &Log) -> Result<Vec<Leg>, StartErro
         legs.push(Leg { stream: mirror.stream.clone(), uid, encoder, destination, source });
     }
     Ok(legs)
+}
+
+/// The subjects that the hub's stream must take for this mirror.
+fn subjects_of(mirror: &Mirror) -> Vec<String> {
+    match &mirror.create {
+        Some(create) if !create.subjects.is_empty() => create.subjects.clone(),
+        _ => vec![Encoder::shared_subject(&mirror.subject, &mirror.stream)],
+    }
 }

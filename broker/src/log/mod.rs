@@ -193,7 +193,16 @@ impl Log {
     /// # Errors
     /// See [`OpenError`]; nothing in the directory was changed if it is the operator's to solve.
     pub fn open(config: LogConfig) -> Result<(Log, OpenReport), OpenError> {
-        let (shared, report) = open::open(config)?;
+        if config.max_bytes < plan::MIN_BUDGET {
+            return Err(OpenError::BudgetTooSmall { bytes: config.max_bytes, minimum: plan::MIN_BUDGET });
+        }
+        let sizes = plan::sizes(config.max_bytes);
+        Log::open_sized(config, sizes)
+    }
+
+    /// Opens with other sizes than those that belong to the budget: edges are reached with little data.
+    fn open_sized(config: LogConfig, sizes: plan::Sizes) -> Result<(Log, OpenReport), OpenError> {
+        let (shared, report) = open::open(config, sizes)?;
         let shared = Arc::new(shared);
         let inner = Inner { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
@@ -383,6 +392,18 @@ impl Log {
         }
     }
 
+    /// The stamp that a message appended now would get.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        let now = self.shared().clock.monotonic();
+        Stamp { boot: self.shared().lock().boots.current(), at: now }
+    }
+    /// How long ago a stamp was at least; of time between two boots nothing is known, so it counts as none (G7).
+    #[must_use]
+    pub fn age(&self, stamp: Stamp) -> Duration {
+        let now = self.shared().clock.monotonic();
+        self.shared().lock().boots.age(stamp, now)
+    }
     /// The wall time of a stamp, corrected once the clock of its boot is known.
     #[must_use]
     pub fn wall(&self, stamp: Stamp) -> WallTime {
@@ -418,6 +439,7 @@ impl Log {
             tail_bytes: core.tail.bytes(),
             cursors: core.cursors.iter().flatten().count() as u64,
             boot: core.boots.current(),
+            last_ticket: Ticket(core.ticket),
             failed: core.failed,
         }
     }
@@ -682,6 +704,8 @@ pub struct LogStats {
     pub cursors: u64,
     /// Number of this boot.
     pub boot: u32,
+    /// Of the last group appended; the durable mark follows it.
+    pub last_ticket: Ticket,
     /// A sync failed: a restart is needed.
     pub failed: bool,
 }

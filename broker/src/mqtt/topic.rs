@@ -93,7 +93,7 @@ impl TopicName {
     }
 
     /// The levels, in order; a level may be empty.
-    pub fn levels(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn levels(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
         levels(&self.0)
     }
 
@@ -178,7 +178,7 @@ impl TopicFilter {
     }
 
     /// The levels that topics are compared with, in order: without `$share/NAME/`.
-    pub fn levels(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn levels(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
         levels(self.pattern())
     }
 
@@ -272,7 +272,7 @@ impl fmt::Debug for TopicFilter {
 
 const SHARE: &[u8] = b"$share/";
 
-fn levels(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn levels(bytes: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     bytes.split(|byte| *byte == b'/')
 }
 
