@@ -1,1 +1,29 @@
-//! What the black-box tests share.
+//! What the black-box tests share: the binary under test, a real hub, real devices, and a link that can be disturbed.
+//!
+//! * [`gateway`]: the binary `headwater` with its configuration, data directory and ports.
+//! * [`process`], [`port`], [`wait`], [`http`], [`metrics`]: children that are always reaped, ports that nobody else
+//!   takes, conditions with a deadline.
+//! * [`hub`], [`proxy`]: real nats-servers, and the link to them.
+//! * [`publisher`], [`traffic`], [`device`], [`mosquitto`]: devices by rumqttc, paho-mqtt and Mosquitto's tools.
+//! * [`copy`], [`snapshot`]: whether what arrived is exactly what was acknowledged, and whether nothing was touched.
+//! * [`payload`], [`chance`]: messages that prove who sent them, and random choices that can be repeated.
+//!
+//! Functions here panic with a text that says what was expected: they are only ever called from tests. They never
+//! sleep for a while and hope; they wait for a condition, with a deadline.
+
+pub mod chance;
+pub mod copy;
+pub mod device;
+pub mod gateway;
+pub mod http;
+pub mod hub;
+pub mod metrics;
+pub mod mosquitto;
+pub mod payload;
+pub mod port;
+pub mod process;
+pub mod proxy;
+pub mod publisher;
+pub mod snapshot;
+pub mod traffic;
+pub mod wait;

@@ -1,8 +1,10 @@
 //! What is encoded is decoded to the same, whole or in pieces, and is as long as was said.
 
 use bytes::{Bytes, BytesMut};
-use headwater_broker::mqtt::codec::{decode, encode, encode_publish_head, encoded_len, fit, frame_len};
-use headwater_broker::mqtt::packet::{Packet, Publish, QoS, Version};
+use headwater_broker::mqtt::codec::{
+    EncodeError, PublishRef, decode, encode, encode_publish, encode_publish_head, encoded_len, fit, frame_len,
+};
+use headwater_broker::mqtt::packet::*;
 use proptest::prelude::*;
 
 use crate::generate;
@@ -144,4 +146,124 @@ fn topic_and_payload_are_slices_of_the_read_buffer() {
     assert_eq!((topic.as_str(), &publish.payload[..]), ("a/b", &b"hi!"[..]));
     assert!(range.contains(&topic.as_bytes().as_ptr()));
     assert!(range.contains(&publish.payload.as_ptr()));
+}
+
+fn publish(qos: QoS, packet_id: Option<u16>) -> Publish {
+    Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic: Some("t".parse().expect("valid")),
+        packet_id: packet_id.and_then(PacketId::new),
+        topic_alias: None,
+        subscription_ids: Vec::new(),
+        properties: None,
+        payload: Bytes::from_static(b"hi"),
+    }
+}
+
+/// [MQTT-3.3.2-6]
+#[test]
+fn a_waiting_message_is_sent_with_what_is_left_of_its_expiry() {
+    let properties = PublishProperties { message_expiry: Some(60), ..PublishProperties::default() };
+    let message = Publish { properties: Some(Box::new(properties)), ..publish(QoS::AtMostOnce, None) };
+    let mut buf = BytesMut::new();
+    let parts = PublishRef { message_expiry: Some(18), ..message.as_parts() };
+    encode_publish(&parts, Version::V5, &mut buf).expect("a valid packet");
+    let Ok(Some(Packet::Publish(sent))) = decode(&mut buf, Some(Version::V5), MAX) else {
+        panic!("a valid PUBLISH was refused")
+    };
+    assert_eq!(sent.properties.expect("has an expiry").message_expiry, Some(18));
+}
+
+/// [MQTT-2.2.1-2] [MQTT-3.3.1-2] [MQTT-3.8.3-2] [MQTT-3.10.3-2] [MQTT-3.2.2-6] [MQTT-3.4.2-1] [MQTT-3.9.3-2]
+/// [MQTT-3.14.2-1]
+#[test]
+fn what_must_not_be_sent_is_not_encoded() {
+    let id = PacketId::new(1).expect("from 1");
+    let ack = |reason| Ack { packet_id: id, reason, reason_string: None, user: Vec::new() };
+    let connack = |session_present, reason| {
+        Packet::ConnAck(Box::new(ConnAck { session_present, reason, properties: ConnAckProperties::default() }))
+    };
+    let disconnect = |reason| {
+        let (reason_string, server_reference) = (None, None);
+        Packet::Disconnect(Disconnect {
+            reason,
+            session_expiry: None,
+            reason_string,
+            user: Vec::new(),
+            server_reference,
+        })
+    };
+    let suback = |reasons: Vec<ReasonCode>| Packet::SubAck(SubAck { packet_id: id, reason_string: None, reasons });
+    let unnamed = Publish { topic: None, ..publish(QoS::AtMostOnce, None) };
+    let never = [
+        Packet::Publish(publish(QoS::AtMostOnce, Some(1))),
+        Packet::Publish(publish(QoS::AtLeastOnce, None)),
+        Packet::Publish(Publish { dup: true, ..publish(QoS::AtMostOnce, None) }),
+        Packet::Publish(Publish { subscription_ids: vec![0], ..publish(QoS::AtMostOnce, None) }),
+        Packet::Publish(unnamed),
+        Packet::PubAck(ack(ReasonCode::PacketIdNotFound)),
+        Packet::PubRel(ack(ReasonCode::NotAuthorized)),
+        connack(true, ReasonCode::NotAuthorized),
+        connack(false, ReasonCode::SessionTakenOver),
+        disconnect(ReasonCode::PacketIdInUse),
+        suback(Vec::new()),
+        suback(vec![ReasonCode::PacketTooLarge]),
+        Packet::Subscribe(Subscribe { packet_id: id, subscription_id: None, user: Vec::new(), filters: Vec::new() }),
+        Packet::Unsubscribe(Unsubscribe { packet_id: id, user: Vec::new(), filters: Vec::new() }),
+    ];
+    for packet in never {
+        let mut buf = BytesMut::from(&b"before"[..]);
+        assert!(matches!(encode(&packet, Version::V5, &mut buf), Err(EncodeError::Invalid(_))), "{packet:?}");
+        assert_eq!(&buf[..], b"before");
+    }
+}
+
+/// [MQTT-3.2.2-6] and [MQTT-3.9.3-2] of 3.1.1, and table 3.1 there.
+#[test]
+fn reasons_become_the_return_codes_of_3_1_1() {
+    let connack = |reason| {
+        let mut buf = BytesMut::new();
+        let packet = ConnAck { session_present: false, reason, properties: ConnAckProperties::default() };
+        encode(&Packet::ConnAck(Box::new(packet)), Version::V311, &mut buf).map(|()| buf[3])
+    };
+    for (reason, code) in [
+        (ReasonCode::Success, 0),
+        (ReasonCode::UnsupportedProtocolVersion, 1),
+        (ReasonCode::ClientIdNotValid, 2),
+        (ReasonCode::ServerUnavailable, 3),
+        (ReasonCode::QuotaExceeded, 3),
+        (ReasonCode::BadUserNameOrPassword, 4),
+        (ReasonCode::NotAuthorized, 5),
+    ] {
+        assert_eq!(connack(reason), Ok(code), "{reason:?}");
+    }
+    // No return code fits: the connection is closed without CONNACK.
+    assert!(matches!(connack(ReasonCode::MalformedPacket), Err(EncodeError::Invalid(_))));
+
+    let reasons = vec![ReasonCode::GrantedQoS2, ReasonCode::NotAuthorized, ReasonCode::TopicFilterInvalid];
+    let packet_id = PacketId::new(1).expect("from 1");
+    let mut buf = BytesMut::new();
+    let packet = Packet::SubAck(SubAck { packet_id, reason_string: Some("no".to_owned()), reasons });
+    encode(&packet, Version::V311, &mut buf).expect("a valid packet");
+    assert_eq!(&buf[..], b"\x90\x05\0\x01\x02\x80\x80");
+}
+
+/// Strings that do not fit their length field are refused before anything is written.
+#[test]
+fn a_field_of_65_536_bytes_is_not_encoded() {
+    let packet_id = PacketId::new(1).expect("from 1");
+    let ack = |len| {
+        Packet::PubAck(Ack {
+            packet_id,
+            reason: ReasonCode::Success,
+            reason_string: Some("x".repeat(len)),
+            user: Vec::new(),
+        })
+    };
+    let mut buf = BytesMut::new();
+    assert_eq!(encode(&ack(65_536), Version::V5, &mut buf), Err(EncodeError::FieldTooLong));
+    assert!(buf.is_empty());
+    assert_eq!(encode(&ack(65_535), Version::V5, &mut buf), Ok(()));
 }
