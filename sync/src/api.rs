@@ -371,7 +371,8 @@ mod tests {
 
     #[test]
     fn a_stream_is_made_for_atomic_batches() {
-        let create = CreateStream { replicas: 3, max_bytes: None, max_age: Some(Duration::from_secs(1)) };
+        let create =
+            CreateStream { replicas: 3, max_bytes: None, max_age: Some(Duration::from_secs(1)), subjects: Vec::new() };
         let request: serde_json::Value =
             serde_json::from_str(&create_request("S", &["edge.*.s.>".into()], &create)).expect("JSON");
         assert_eq!(request["allow_atomic"], true);

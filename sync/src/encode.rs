@@ -211,7 +211,11 @@ fn push_percent(text: &mut String, byte: u8) {
 }
 
 /// RFC 3339 in UTC with nanoseconds.
-pub(crate) fn rfc3339(time: WallTime) -> String {
+///
+/// # Panics
+/// Never: 64 bits of nanoseconds end in the year 2554.
+#[must_use]
+pub fn rfc3339(time: WallTime) -> String {
     let seconds = i64::try_from(time.0 / 1_000_000_000).expect("u64 nanoseconds are fewer than 2^35 seconds");
     let t = time::OffsetDateTime::from_unix_timestamp(seconds).expect("u64 nanoseconds end in the year 2554");
     format!(

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::select_all;
 use headwater_broker::clock::{Clock, Monotonic, SystemClock, WallTime};
-use headwater_broker::config::Uplink;
+use headwater_broker::config::{Mirror, Uplink};
 use headwater_broker::log::{DurableMark, Log, Seq, StreamUid};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -150,8 +150,7 @@ fn legs(uplink: &Uplink, gateway: &str, log: &Log) -> Result<Vec<Leg>, StartErro
         let create = mirror.create.clone().map(|create| {
             // Every gateway writes into the one stream, and so does every mirror of ours that names it.
             let same = uplink.mirrors.iter().filter(|other| other.into == mirror.into);
-            let mut subjects: Vec<_> =
-                same.map(|other| Encoder::shared_subject(&other.subject, &other.stream)).collect();
+            let mut subjects: Vec<_> = same.flat_map(subjects_of).collect();
             subjects.sort();
             subjects.dedup();
             (create, subjects)
@@ -162,6 +161,14 @@ fn legs(uplink: &Uplink, gateway: &str, log: &Log) -> Result<Vec<Leg>, StartErro
         legs.push(Leg { stream: mirror.stream.clone(), uid, encoder, destination, source });
     }
     Ok(legs)
+}
+
+/// The subjects that the hub's stream must take for this mirror.
+fn subjects_of(mirror: &Mirror) -> Vec<String> {
+    match &mirror.create {
+        Some(create) if !create.subjects.is_empty() => create.subjects.clone(),
+        _ => vec![Encoder::shared_subject(&mirror.subject, &mirror.stream)],
+    }
 }
 
 /// What the task writes down for those who ask.

@@ -36,7 +36,7 @@ async fn a_backlog_and_live_messages_arrive_in_order() {
 async fn a_missing_stream_is_made_when_wanted() {
     let hub = Hub::start().await;
     let mut config = uplink_to(&[hub.url()]);
-    config.mirrors[0].create = Some(CreateStream { replicas: 1, max_bytes: None, max_age: None });
+    config.mirrors[0].create = Some(CreateStream { replicas: 1, max_bytes: None, max_age: None, subjects: Vec::new() });
     let source = MemorySource::new(1);
     source.append_numbered(1..=10);
     let running = run(&config, &source);

@@ -186,8 +186,12 @@ async fn the_listed_permissions_are_enough() {
     let source = MemorySource::new(1);
     source.append_numbered(1..=2000);
     let mut config = as_gateway(&hub);
-    config.mirrors[0].create =
-        Some(headwater_broker::config::CreateStream { replicas: 1, max_bytes: None, max_age: None });
+    config.mirrors[0].create = Some(headwater_broker::config::CreateStream {
+        replicas: 1,
+        max_bytes: None,
+        max_age: None,
+        subjects: Vec::new(),
+    });
     let running = run(&config, &source);
     running.caught_up().await;
     source.append_numbered(2001..=2001);
@@ -209,8 +213,12 @@ async fn a_permission_that_is_missing_is_named() {
         let source = MemorySource::new(1);
         source.append_numbered(1..=5);
         let mut config = as_gateway(&hub);
-        config.mirrors[0].create =
-            Some(headwater_broker::config::CreateStream { replicas: 1, max_bytes: None, max_age: None });
+        config.mirrors[0].create = Some(headwater_broker::config::CreateStream {
+            replicas: 1,
+            max_bytes: None,
+            max_age: None,
+            subjects: Vec::new(),
+        });
         let running = run(&config, &source);
         let text = running.troubled("no-permission").await;
         assert!(text.contains(missing.trim_end_matches('>')), "{missing}: {text}");

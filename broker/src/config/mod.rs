@@ -31,7 +31,7 @@ use std::time::Duration;
 use crate::log::{AckPolicy, BlockCodec, Storage, StreamLimits};
 
 /// Everything the gateway runs with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `[gateway]`
     pub gateway: Gateway,
@@ -51,8 +51,27 @@ pub struct Config {
     pub uplinks: Vec<Uplink>,
 }
 
+impl Config {
+    /// Names of the sections that are not the same in `other`.
+    #[must_use]
+    pub fn sections_that_differ(&self, other: &Config) -> Vec<&'static str> {
+        let Config { gateway, disk, durability, http, mqtt, listeners, streams, uplinks } = self;
+        let sections = [
+            ("gateway", *gateway == other.gateway),
+            ("disk", *disk == other.disk),
+            ("durability", *durability == other.durability),
+            ("http", *http == other.http),
+            ("mqtt", *mqtt == other.mqtt),
+            ("listener", *listeners == other.listeners),
+            ("stream", *streams == other.streams),
+            ("uplink", *uplinks == other.uplinks),
+        ];
+        sections.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+    }
+}
+
 /// Who we are and where our data lies.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// One subject token: no `.`, `*`, `>`, white space.
     pub id: String,
@@ -61,7 +80,7 @@ pub struct Gateway {
 }
 
 /// G2.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// Allocated bytes of everything below the data directory, at most.
     pub max_bytes: u64,
@@ -72,7 +91,7 @@ pub struct Disk {
 }
 
 /// G1.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Durability {
     /// When an append is acknowledged.
     pub ack: AckPolicy,
@@ -81,7 +100,7 @@ pub struct Durability {
 }
 
 /// Status and metrics.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
     /// `None` switches it off.
     pub bind: Option<SocketAddr>,
@@ -90,7 +109,7 @@ pub struct Http {
 }
 
 /// Limits towards MQTT clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mqtt {
     /// Connections at once.
     pub max_connections: u32,
@@ -119,7 +138,7 @@ pub struct Mqtt {
 }
 
 /// One socket that accepts clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// What is spoken.
     pub kind: ListenerKind,
@@ -135,7 +154,7 @@ pub enum ListenerKind {
 }
 
 /// A stream and what it captures.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
     /// Its name.
     pub name: String,
@@ -150,7 +169,7 @@ pub struct Stream {
 }
 
 /// A central cluster to mirror to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     /// Its name.
     pub name: String,
@@ -183,7 +202,7 @@ impl Uplink {
 }
 
 /// Credentials towards the hub. Its debug text shows no secret.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum UplinkAuth {
     /// None.
     Anonymous,
@@ -217,7 +236,7 @@ impl std::fmt::Debug for UplinkAuth {
 }
 
 /// TLS towards the hub.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UplinkTls {
     /// Demand TLS even where the URL does not say so.
     pub required: bool,
@@ -230,7 +249,7 @@ pub struct UplinkTls {
 }
 
 /// One stream mirrored.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
     /// Our stream.
     pub stream: String,
@@ -243,7 +262,7 @@ pub struct Mirror {
 }
 
 /// How the hub's stream is made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateStream {
     /// 1, 3, 5.
     pub replicas: u8,
@@ -251,6 +270,6 @@ pub struct CreateStream {
     pub max_bytes: Option<u64>,
     /// `None` = no limit.
     pub max_age: Option<Duration>,
-    /// The subjects it takes; those of all mirrors into it that may make it.
+    /// The subjects it takes. Empty: those of all mirrors into it, from any gateway.
     pub subjects: Vec<String>,
 }

@@ -166,11 +166,10 @@ fn mirrors(entry: &Key<RawUplink>, streams: &[Stream], check: &mut Check<'_>) ->
                 stream: stream.name.clone(),
                 into: into.clone(),
                 subject: mirror.value.subject.value.clone(),
-                create: create(&mirror.value, &stream.name, check),
+                create: create(&mirror.value, check),
             });
         }
     }
-    share_subjects(&mut mirrors);
     distinct_prefixes(entry, &mirrors, check);
     mirrors
 }
@@ -203,39 +202,19 @@ fn template(key: &Key<String>, check: &mut Check<'_>) {
     });
 }
 
-fn create(raw: &RawMirror, stream: &str, check: &mut Check<'_>) -> Option<CreateStream> {
+fn create(raw: &RawMirror, check: &mut Check<'_>) -> Option<CreateStream> {
     let Switch::On(RawCreate { replicas, max_bytes, max_age, subjects }) = &raw.create.value else { return None };
     check.demand(replicas, matches!(replicas.value, 1 | 3 | 5), |value| format!("expected 1, 3 or 5, found {value}"));
     for subject in subjects {
         let valid = !subject.value.split('.').any(|token| token.is_empty() || token.contains(char::is_whitespace));
         check.demand(subject, valid, |text| format!("expected a subject such as \"edge.>\", found \"{text}\""));
     }
-    // Any gateway may write to it: the next one must not find a stream that takes the first one's messages only.
-    let ours = raw.subject.value.replace("{gateway}", "*").replace("{stream}", stream).replace("{subject}", ">");
-    let mut subjects: Vec<String> = subjects.iter().map(|key| key.value.clone()).collect();
-    if subjects.is_empty() {
-        subjects.push(ours);
-    }
     Some(CreateStream {
         replicas: replicas.value,
         max_bytes: max_bytes.value.map(|size| size.0),
         max_age: max_age.value.map(|age| age.0),
-        subjects,
+        subjects: subjects.iter().map(|key| key.value.clone()).collect(),
     })
-}
-
-/// Mirrors into one hub stream must find it made for the subjects of all of them, whichever comes first.
-fn share_subjects(mirrors: &mut [Mirror]) {
-    let made: Vec<(String, Vec<String>)> = (mirrors.iter())
-        .filter_map(|mirror| Some((mirror.into.clone(), mirror.create.as_ref()?.subjects.clone())))
-        .collect();
-    for mirror in mirrors {
-        let Some(create) = &mut mirror.create else { continue };
-        let all = made.iter().filter(|(into, _)| *into == mirror.into).flat_map(|(_, subjects)| subjects.clone());
-        create.subjects = all.collect();
-        create.subjects.sort();
-        create.subjects.dedup();
-    }
 }
 
 /// Two mirrors under one prefix would take each other's messages for their own when they resume.

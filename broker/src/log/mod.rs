@@ -430,6 +430,7 @@ impl Log {
             tail_bytes: core.tail.bytes(),
             cursors: core.cursors.iter().flatten().count() as u64,
             boot: core.boots.current(),
+            last_ticket: Ticket(core.ticket),
             failed: core.failed,
         }
     }
@@ -694,6 +695,8 @@ pub struct LogStats {
     pub cursors: u64,
     /// Number of this boot.
     pub boot: u32,
+    /// Of the last group appended; the durable mark follows it.
+    pub last_ticket: Ticket,
     /// A sync failed: a restart is needed.
     pub failed: bool,
 }

@@ -111,7 +111,7 @@ fn read(gateway: &Gateway, name: String, range: Range) -> Result<Page, String> {
 fn shown(gateway: &Gateway, message: &StoredMessage) -> Message {
     // Properties that cannot be read are left out; the message itself is intact.
     let properties = decode_stored(&message.headers).unwrap_or_default();
-    let user = properties.user_properties.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    let user = properties.user.iter().map(|(name, value)| (name.to_string(), value.to_string()));
     Message {
         seq: message.seq.0,
         time: rfc3339(gateway.log.wall(message.stamp)),

@@ -114,7 +114,8 @@ impl Gateway {
 
     fn stream_of(&self, info: &StreamInfo) -> Stream {
         let configured: Option<&config::Stream> = self.config.streams.iter().find(|stream| stream.name == info.name);
-        let texts = |filters: &[headwater_broker::mqtt::topic::TopicFilter]| filters.iter().map(ToString::to_string).collect();
+        let texts =
+            |filters: &[headwater_broker::mqtt::topic::TopicFilter]| filters.iter().map(ToString::to_string).collect();
         let limits = info.config.as_ref().map(|config| config.limits.clone()).unwrap_or_default();
         let storage = match info.config.as_ref().map(|config| config.storage) {
             Some(Storage::Memory) => "memory",
@@ -229,17 +230,36 @@ fn client_counters(broker: &BrokerStats) -> Vec<Counter> {
         counter("retained_refused_total", None, router.retained_refused, "Messages not retained for want of room."),
         counter("queue_overflows_total", None, router.queue_overflows, "Queues that overflowed to the log."),
         counter("sessions_expired_total", None, router.sessions_expired, "Sessions that expired."),
-        counter("session_lost_total", None, router.lost_to_retention, "Messages discarded before a session was sent them."),
-        counter("bad_records_total", None, router.bad_records, "Records of sessions that could not be read or written."),
+        counter(
+            "session_lost_total",
+            None,
+            router.lost_to_retention,
+            "Messages discarded before a session was sent them.",
+        ),
+        counter(
+            "bad_records_total",
+            None,
+            router.bad_records,
+            "Records of sessions that could not be read or written.",
+        ),
     ];
     counters.extend(by_qos("messages_received_total", &router.messages_in, "Messages taken from clients."));
-    counters.extend(by_qos("messages_sent_total", &broker.messages_out, "Messages sent to clients, repetitions included."));
+    counters.extend(by_qos(
+        "messages_sent_total",
+        &broker.messages_out,
+        "Messages sent to clients, repetitions included.",
+    ));
     let refused = Refused::ALL.iter().zip(broker.refused);
     counters.extend(refused.map(|((_, reason), value)| {
         counter("connections_refused_total", Some((Label::Reason, reason)), value, "Connections not taken.")
     }));
     for (reason, value) in [("full", router.refused_full), ("too_large", router.refused_too_large)] {
-        counters.push(counter("messages_refused_total", Some((Label::Reason, reason)), value, "Messages not taken from clients."));
+        counters.push(counter(
+            "messages_refused_total",
+            Some((Label::Reason, reason)),
+            value,
+            "Messages not taken from clients.",
+        ));
     }
     for (reason, value) in [
         ("queue_full", router.dropped_queue_full),
@@ -249,7 +269,12 @@ fn client_counters(broker: &BrokerStats) -> Vec<Counter> {
         ("no_local", router.no_local_overflows),
         ("too_large_for_client", broker.dropped_too_large_for_client),
     ] {
-        counters.push(counter("messages_dropped_total", Some((Label::Reason, reason)), value, "Messages not delivered to a client."));
+        counters.push(counter(
+            "messages_dropped_total",
+            Some((Label::Reason, reason)),
+            value,
+            "Messages not delivered to a client.",
+        ));
     }
     counters
 }

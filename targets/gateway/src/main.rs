@@ -4,16 +4,24 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod api;
+mod base64;
 mod check;
 mod cli;
 mod disk;
 mod failure;
+mod gateway;
+mod health;
 mod http;
 mod init;
 mod logging;
+mod metrics;
 mod out;
+mod query;
 mod run;
 mod settings;
+mod show;
+mod status;
 mod summary;
 
 use cli::{Cli, Command};
@@ -36,7 +44,9 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Init { file, force }) => init::init(&file, force),
-        Some(Command::Status(_) | Command::Stream(_) | Command::Uplink(_)) => Err(Failure::usage("later")),
+        Some(Command::Status(args)) => query::status(&args),
+        Some(Command::Stream(command)) => query::stream(&command),
+        Some(Command::Uplink(command)) => query::uplink(&command),
     }
 }
 

@@ -27,8 +27,18 @@ fn log(status: &Status, page: &mut Page) {
     let (durability, disk) = (&status.durability, &status.disk);
     let relaxed = u64::from(durability.ack != "synced");
     page.one("ack_relaxed", "gauge", "1 if messages are acknowledged before they are on disk.", relaxed);
-    page.one("log_failed", "gauge", "1 if a sync failed and nothing is acknowledged any more.", u64::from(durability.failed));
-    page.one("oldest_unsynced_milliseconds", "gauge", "How long the oldest append has waited for its sync.", durability.oldest_unsynced_ms);
+    page.one(
+        "log_failed",
+        "gauge",
+        "1 if a sync failed and nothing is acknowledged any more.",
+        u64::from(durability.failed),
+    );
+    page.one(
+        "oldest_unsynced_milliseconds",
+        "gauge",
+        "How long the oldest append has waited for its sync.",
+        durability.oldest_unsynced_ms,
+    );
     page.one("disk_used_bytes", "gauge", "Allocated below the data directory.", disk.used_bytes);
     page.one("disk_max_bytes", "gauge", "Never exceeded by disk_used_bytes.", disk.max_bytes);
     page.one("disk_full", "gauge", "1 if appends are refused because the disk is full.", u64::from(disk.full));
@@ -83,7 +93,9 @@ fn uplinks(uplinks: &[Uplink], page: &mut Page) {
     };
     each("uplink_up", "gauge", "1 while there is a link.", |uplink| u64::from(uplink.state == "up"));
     each("uplink_connects_total", "counter", "Links made.", |uplink| uplink.connects);
-    each("uplink_failed_connects_total", "counter", "Attempts to connect that failed.", |uplink| uplink.failed_connects);
+    each("uplink_failed_connects_total", "counter", "Attempts to connect that failed.", |uplink| {
+        uplink.failed_connects
+    });
 }
 
 fn mirrors(uplinks: &[Uplink], page: &mut Page) {
@@ -165,7 +177,8 @@ mod tests {
 
     #[test]
     fn every_sample_stands_under_its_own_help_and_type() {
-        let mirror = Mirror { stream: "s".to_owned(), refusals: vec![("no_stream".to_owned(), 2)], ..Mirror::default() };
+        let mirror =
+            Mirror { stream: "s".to_owned(), refusals: vec![("no_stream".to_owned(), 2)], ..Mirror::default() };
         let counter = |value: &str, count| Counter {
             name: "refused_total".to_owned(),
             label: Some((crate::status::Label::Reason, value.to_owned())),

@@ -6,7 +6,10 @@ use crate::status::{Message, Mirror, Status, Stream, Uplink};
 /// `headwater status`.
 pub(crate) fn status(status: &Status) -> String {
     let mut rows = vec![
-        row("gateway", format!("{}, Headwater {}, up {}", status.gateway, status.version, seconds(status.uptime_seconds))),
+        row(
+            "gateway",
+            format!("{}, Headwater {}, up {}", status.gateway, status.version, seconds(status.uptime_seconds)),
+        ),
         row("acks", acks(status)),
         row("disk", disk(status)),
         row("memory", bytes(status.resident_bytes)),
@@ -96,11 +99,8 @@ fn captured(stream: &Stream) -> String {
 /// `headwater stream info`.
 pub(crate) fn stream(stream: &Stream) -> String {
     let limit = |limit: Option<String>| limit.unwrap_or_else(|| "the disk".to_owned());
-    let mut rows = vec![
-        row("stream", stream.name.clone()),
-        row("identity", stream.uid.clone()),
-        row("topics", captured(stream)),
-    ];
+    let mut rows =
+        vec![row("stream", stream.name.clone()), row("identity", stream.uid.clone()), row("topics", captured(stream))];
     let mut kept = limit(stream.max_bytes.map(bytes));
     kept += &stream.max_age_seconds.map(|age| format!(", {}", seconds(age))).unwrap_or_default();
     kept += &stream.max_msgs.map(|msgs| format!(", {} messages", count(msgs))).unwrap_or_default();
@@ -123,7 +123,9 @@ pub(crate) fn uplinks(uplinks: &[Uplink]) -> String {
         return "no uplinks: add one with --uplink nats://HOST:4222, or [[uplink]] in a file\n".to_owned();
     }
     let mut rows = vec![
-        ["uplink", "state", "mirror", "backlog", "bytes", "oldest", "confirmed", "lost", "promise"].map(str::to_owned).to_vec(),
+        ["uplink", "state", "mirror", "backlog", "bytes", "oldest", "confirmed", "lost", "promise"]
+            .map(str::to_owned)
+            .to_vec(),
     ];
     for uplink in uplinks {
         for mirror in &uplink.mirrors {
@@ -193,14 +195,41 @@ mod tests {
             uptime_seconds: 4_000,
             resident_bytes: 7 << 20,
             durability: Durability { ack: "synced".to_owned(), ..Durability::default() },
-            disk: Disk { data_dir: "/d".to_owned(), used_bytes: 5 << 20, max_bytes: 1 << 30, configured_bytes: 1 << 30, ..Disk::default() },
+            disk: Disk {
+                data_dir: "/d".to_owned(),
+                used_bytes: 5 << 20,
+                max_bytes: 1 << 30,
+                configured_bytes: 1 << 30,
+                ..Disk::default()
+            },
             clients: Clients { connected: 2, max: 10_000, sessions: 3, subscriptions: 4, ..Clients::default() },
-            streams: vec![Stream { name: "telemetry".to_owned(), msgs: 1_500, bytes: 300_000, first_seq: 1, last_seq: 1_500, topics: vec!["t/#".to_owned()], configured: true, ..Stream::default() }],
+            streams: vec![Stream {
+                name: "telemetry".to_owned(),
+                msgs: 1_500,
+                bytes: 300_000,
+                first_seq: 1,
+                last_seq: 1_500,
+                topics: vec!["t/#".to_owned()],
+                configured: true,
+                ..Stream::default()
+            }],
             uplinks: vec![Uplink {
                 name: "hub".to_owned(),
                 state: "waiting".to_owned(),
-                last_error: Some(Trouble { kind: "connect".to_owned(), text: "connection refused".to_owned(), at: "2026-01-01T00:00:00Z".to_owned() }),
-                mirrors: vec![Mirror { stream: "telemetry".to_owned(), into: "T".to_owned(), backlog_msgs: 700, backlog_bytes: 140_000, oldest_unsent_age_seconds: Some(75.5), confirmed_seq: 800, ..Mirror::default() }],
+                last_error: Some(Trouble {
+                    kind: "connect".to_owned(),
+                    text: "connection refused".to_owned(),
+                    at: "2026-01-01T00:00:00Z".to_owned(),
+                }),
+                mirrors: vec![Mirror {
+                    stream: "telemetry".to_owned(),
+                    into: "T".to_owned(),
+                    backlog_msgs: 700,
+                    backlog_bytes: 140_000,
+                    oldest_unsent_age_seconds: Some(75.5),
+                    confirmed_seq: 800,
+                    ..Mirror::default()
+                }],
                 ..Uplink::default()
             }],
             log: Vec::new(),
@@ -210,7 +239,20 @@ mod tests {
     #[test]
     fn status_shows_what_a_person_asks_for() {
         let text = status(&example());
-        for part in ["gw-1", "up 1h 6m", "after the message is on disk", "5 MiB of 1 GiB", "2 connected", "telemetry     1,500", "waiting", "telemetry -> T", "700", "136.7 KiB", "1m 15s", "connection refused"] {
+        for part in [
+            "gw-1",
+            "up 1h 6m",
+            "after the message is on disk",
+            "5 MiB of 1 GiB",
+            "2 connected",
+            "telemetry     1,500",
+            "waiting",
+            "telemetry -> T",
+            "700",
+            "136.7 KiB",
+            "1m 15s",
+            "connection refused",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         assert!(text.lines().all(|line| line.trim_end() == line), "{text}");
@@ -222,7 +264,10 @@ mod tests {
         example.durability.interval_ms = Some(500);
         example.disk.full = true;
         let text = status(&example);
-        assert!(text.contains("BEFORE the message is on disk, which happens every 500 ms") && text.contains("FULL"), "{text}");
+        assert!(
+            text.contains("BEFORE the message is on disk, which happens every 500 ms") && text.contains("FULL"),
+            "{text}"
+        );
         example.durability.failed = true;
         assert!(status(&example).contains("NONE: a sync of the log failed"));
     }

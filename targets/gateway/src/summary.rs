@@ -5,6 +5,8 @@ use std::path::Path;
 use headwater_broker::config::{Config, CreateStream, Mirror, Uplink};
 use headwater_broker::log::{AckPolicy, Discard, Storage};
 
+use headwater_sync::encode::Encoder;
+
 use crate::out::{bytes, columns, seconds};
 
 /// One line per fact: its name and the fact.
@@ -80,15 +82,19 @@ fn limits(stream: &headwater_broker::config::Stream) -> String {
 fn uplink(uplink: &Uplink) -> Vec<String> {
     let servers = uplink.servers.join(" ");
     let line = |mirror: &Mirror| {
-        let made = mirror.create.as_ref().map(made).unwrap_or_default();
+        let made = mirror.create.as_ref().map(|create| made(create, mirror)).unwrap_or_default();
         format!("{}: {} -> {} at {servers}{made}", uplink.name, mirror.stream, mirror.into)
     };
     uplink.mirrors.iter().map(line).collect()
 }
 
-fn made(create: &CreateStream) -> String {
+fn made(create: &CreateStream, mirror: &Mirror) -> String {
+    let subjects = match create.subjects.is_empty() {
+        true => Encoder::shared_subject(&mirror.subject, &mirror.stream),
+        false => create.subjects.join(" "),
+    };
     let copies = if create.replicas == 1 { "1 replica".to_owned() } else { format!("{} replicas", create.replicas) };
-    format!(" (made there if missing: {}, {copies})", create.subjects.join(" "))
+    format!(" (made there if missing: {subjects}, {copies})")
 }
 
 #[cfg(test)]
