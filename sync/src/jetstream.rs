@@ -494,6 +494,10 @@ fn violation(text: &str) -> Option<Violation> {
     }
 }
 
+fn io_kind(error: &async_nats::ConnectError) -> Option<std::io::ErrorKind> {
+    error.source()?.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+}
+
 fn connect_trouble(error: &async_nats::ConnectError, server: &str) -> LinkTrouble {
     let text = match error.source() {
         Some(source) => format!("{server}: {source}"),
@@ -508,10 +512,8 @@ fn connect_trouble(error: &async_nats::ConnectError, server: &str) -> LinkTroubl
         ConnectErrorKind::AuthorizationViolation => LinkTrouble::AuthRefused(server.to_owned()),
         ConnectErrorKind::TimedOut => LinkTrouble::TimedOut(server.to_owned()),
         ConnectErrorKind::Tls => LinkTrouble::Tls(text),
-        // rustls speaks through I/O errors; its own words are all there is to tell them by.
-        ConnectErrorKind::Io if ["certificate", "alert", "TLS"].iter().any(|word| text.contains(word)) => {
-            LinkTrouble::Tls(text)
-        }
+        // TLS speaks through I/O errors of this kind, and nothing else here does.
+        ConnectErrorKind::Io if io_kind(error) == Some(std::io::ErrorKind::InvalidData) => LinkTrouble::Tls(text),
         ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => LinkTrouble::NotReached(text),
     }
 }

@@ -122,7 +122,7 @@ impl Source for LogSource {
     }
 
     fn read(&self, from: Seq, limits: Limits) -> Result<(Vec<Entry>, Seq), String> {
-        let batch = self.log.read(self.stream, from, limits.msgs, limits.bytes).map_err(|e| format!("{e:?}"))?;
+        let batch = self.log.read(self.stream, from, limits.msgs, limits.bytes).map_err(|e| e.to_string())?;
         Ok((batch.items.into_iter().map(|item| self.entry(item)).collect(), batch.next))
     }
 
@@ -153,13 +153,13 @@ impl Source for LogSource {
             Ok(_) => Remembered::Yes,
             Err(AppendError::Busy) => Remembered::Busy,
             Err(e @ (AppendError::TooLarge { .. } | AppendError::Full { .. } | AppendError::Failed)) => {
-                Remembered::Failed(format!("{e:?}"))
+                Remembered::Failed(e.to_string())
             }
         }
     }
 
     fn remembered(&self) -> Result<Option<String>, String> {
-        let value = self.log.table_get(HUB_STREAMS, self.cursor_name.as_bytes()).map_err(|e| format!("{e:?}"))?;
+        let value = self.log.table_get(HUB_STREAMS, self.cursor_name.as_bytes()).map_err(|e| e.to_string())?;
         Ok(value.and_then(|value| String::from_utf8(value.to_vec()).ok()))
     }
 

@@ -193,7 +193,16 @@ impl Log {
     /// # Errors
     /// See [`OpenError`]; nothing in the directory was changed if it is the operator's to solve.
     pub fn open(config: LogConfig) -> Result<(Log, OpenReport), OpenError> {
-        let (shared, report) = open::open(config)?;
+        if config.max_bytes < plan::MIN_BUDGET {
+            return Err(OpenError::BudgetTooSmall { bytes: config.max_bytes, minimum: plan::MIN_BUDGET });
+        }
+        let sizes = plan::sizes(config.max_bytes);
+        Log::open_sized(config, sizes)
+    }
+
+    /// Opens with other sizes than those that belong to the budget: edges are reached with little data.
+    fn open_sized(config: LogConfig, sizes: plan::Sizes) -> Result<(Log, OpenReport), OpenError> {
+        let (shared, report) = open::open(config, sizes)?;
         let shared = Arc::new(shared);
         let inner = Inner { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {

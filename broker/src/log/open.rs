@@ -20,7 +20,7 @@ use super::layout::{
     FORMAT_VERSION, INDEX_STREAM, INDEX_VERSION, META_VERSION, Meta, SNAPSHOT_VERSION, Snapshot, TABLE_BASE, TAG_PUT,
     decode, key,
 };
-use super::plan::{MIN_BUDGET, sizes};
+use super::plan::Sizes;
 use super::records::{FrameRecords, Record};
 use super::shared::{Content, Shared};
 use super::staging::{Found, SlotId, Staging, scan};
@@ -31,14 +31,13 @@ use super::tail::Stage;
 use super::{DamagedPlace, DurableMark, LogConfig, OpenError, OpenReport, Ticket};
 
 /// Opens everything but the threads.
-pub(super) fn open(config: LogConfig) -> Result<(Shared, OpenReport), OpenError> {
+pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenReport), OpenError> {
     check(&config)?;
     let dir = config.dir.clone();
     fs::create_dir_all(&dir).map_err(|e| not_writable(&dir, &e))?;
     let lock = lock(&dir)?;
     let mut report = OpenReport::default();
     let seed = format(&dir, &mut report)?;
-    let sizes = sizes(config.max_bytes);
     let mut core = Core::new(sizes, seed);
 
     let path = dir.join("store");
@@ -118,9 +117,6 @@ pub(super) fn open(config: LogConfig) -> Result<(Shared, OpenReport), OpenError>
 }
 
 fn check(config: &LogConfig) -> Result<(), OpenError> {
-    if config.max_bytes < MIN_BUDGET {
-        return Err(OpenError::BudgetTooSmall { bytes: config.max_bytes, minimum: MIN_BUDGET });
-    }
     for (at, stream) in config.streams.iter().enumerate() {
         let name = &stream.name;
         let rest = name.strip_prefix('$').unwrap_or(name);

@@ -83,24 +83,14 @@ impl Filling<'_> {
     /// Adds messages of the stream in order, those that still live. Stops when full.
     fn messages<'m>(&mut self, body: &Bytes, boot: u32, messages: impl Iterator<Item = RawMessage<'m>>, end: u64) {
         let from = self.at;
-        // Ends with the batch: what does not fit is not looked at.
-        let (mut msgs, mut bytes) = (self.msgs_left, self.bytes_left);
-        let fitting = messages.filter(|m| m.seq >= from && m.seq < end).take_while(|m| {
-            let go = msgs > 0 && bytes > 0;
-            msgs = msgs.saturating_sub(1);
-            bytes = bytes.saturating_sub(usize::try_from(m.bytes()).unwrap_or(usize::MAX));
-            go
-        });
+        let mut wanted = messages.filter(|m| m.seq >= from && m.seq < end);
         let limited = self.shared.lock().stream(self.id).held.subjects.is_some();
         if !limited {
-            for message in fitting {
-                if !self.message(body, boot, &message) {
-                    return;
-                }
-            }
+            let _full = wanted.all(|message| self.message(body, boot, &message));
             return;
         }
-        let list: Vec<RawMessage<'_>> = fitting.collect();
+        // One look at the subjects for all of a block or frame, which bounds the list.
+        let list: Vec<RawMessage<'_>> = wanted.collect();
         let live: Vec<bool> = {
             let core = self.shared.lock();
             let subjects = core.stream(self.id).held.subjects.as_ref();

@@ -7,6 +7,19 @@ use std::time::Duration;
 use super::*;
 use crate::clock::SystemClock;
 
+mod model;
+mod recovery;
+mod retention;
+
+/// Sizes that reach every edge with some hundred kilobytes.
+const SMALL: plan::Sizes = plan::Sizes {
+    slot_bytes: 64 << 10,
+    epoch_raw_bytes: 48 << 10,
+    group_bytes: 16 << 10,
+    reserve_bytes: 4 << 10,
+    table_bytes: 16 << 10,
+};
+
 /// A configuration with the smallest budget.
 fn config(dir: &Path, streams: Vec<StreamConfig>) -> LogConfig {
     LogConfig {
@@ -23,6 +36,10 @@ fn config(dir: &Path, streams: Vec<StreamConfig>) -> LogConfig {
 
 fn stream(name: &str) -> StreamConfig {
     StreamConfig { name: name.into(), limits: StreamLimits::default(), storage: Storage::File }
+}
+
+fn limited(name: &str, limits: StreamLimits) -> StreamConfig {
+    StreamConfig { limits, ..stream(name) }
 }
 
 fn message<'a>(stream: StreamId, subject: &'a str, payload: &'a [u8]) -> Entry<'a> {
