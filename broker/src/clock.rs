@@ -35,6 +35,10 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     fn monotonic(&self) -> Monotonic;
     /// Now, on the clock that people read; may be wrong and may jump.
     fn wall(&self) -> WallTime;
+    /// What tells this boot of the machine from every other one; `None` if nothing does.
+    fn boot_id(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The clocks of the machine.
@@ -49,6 +53,10 @@ impl Clock for SystemClock {
     fn wall(&self) -> WallTime {
         WallTime(nanoseconds(rustix::time::clock_gettime(rustix::time::ClockId::Realtime)))
     }
+
+    fn boot_id(&self) -> Option<String> {
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
+    }
 }
 
 fn nanoseconds(t: rustix::time::Timespec) -> u64 {
@@ -61,13 +69,20 @@ fn nanoseconds(t: rustix::time::Timespec) -> u64 {
 #[derive(Debug, Default)]
 pub struct ManualClock {
     now: Mutex<(Monotonic, WallTime)>,
+    boot_id: Option<String>,
 }
 
 impl ManualClock {
     /// A clock that stands at these times until it is moved.
     #[must_use]
     pub fn new(monotonic: Monotonic, wall: WallTime) -> Self {
-        Self { now: Mutex::new((monotonic, wall)) }
+        Self { now: Mutex::new((monotonic, wall)), boot_id: None }
+    }
+
+    /// The same clock in a boot that can be told from others.
+    #[must_use]
+    pub fn in_boot(self, id: &str) -> Self {
+        Self { boot_id: Some(id.to_owned()), ..self }
     }
 
     /// Lets both clocks run on by `by`.
@@ -90,5 +105,9 @@ impl Clock for ManualClock {
 
     fn wall(&self) -> WallTime {
         self.now.lock().expect("no holder of this lock panics").1
+    }
+
+    fn boot_id(&self) -> Option<String> {
+        self.boot_id.clone()
     }
 }

@@ -10,6 +10,7 @@ import threading
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 lock = threading.Lock()
@@ -135,7 +136,7 @@ class Device:
 
     def disconnect(self, c):
         if self.five:
-            reason = mqtt.ReasonCodes(PacketTypes.DISCONNECT, identifier=c.get("code", 0))
+            reason = ReasonCode(PacketTypes.DISCONNECT, identifier=c.get("code", 0))
             given = properties(PacketTypes.DISCONNECT, c.get("properties"))
             self.client.disconnect(reasoncode=reason, properties=given)
         else:

@@ -208,10 +208,12 @@ pub async fn log_from(broker: &Broker, stream: &str, from: u64) -> Vec<Logged> {
     let mut log: Vec<Logged> = Vec::new();
     let mut next = from;
     loop {
-        let page = broker.messages(stream, next, PAGE).await;
-        let Some(last) = page.last() else { return log };
-        next = last.seq + 1;
+        let (page, after) = broker.messages(stream, next, PAGE).await;
         log.extend(page);
+        if after == next {
+            return log;
+        }
+        next = after;
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -105,7 +106,7 @@ pub struct Device {
     messages: VecDeque<Received>,
     events: VecDeque<Value>,
     id: String,
-    _child: Child,
+    child: Child,
 }
 
 impl Device {
@@ -133,7 +134,7 @@ impl Device {
         let stdin = child.stdin.take().expect("stdin is a pipe");
         let stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe")).lines();
         let (messages, events) = (VecDeque::new(), VecDeque::new());
-        let mut device = Device { stdin, stdout, messages, events, id: how.id.clone(), _child: child };
+        let mut device = Device { stdin, stdout, messages, events, id: how.id.clone(), child };
         device
             .command(json!({
                 "do": "connect", "host": broker.ip().to_string(), "port": broker.port(),
@@ -246,6 +247,15 @@ impl Device {
     pub async fn vanish(&mut self) {
         self.command(json!({ "do": "vanish" })).await;
         self.event("vanished").await;
+    }
+
+    /// Stops the process where it stands (SIGSTOP): its connection stays open and nothing is sent any more.
+    ///
+    /// # Panics
+    /// If the process is gone.
+    pub fn freeze(&self) {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        kill_process(pid.expect("the process runs"), Signal::STOP).expect("our own child can be stopped");
     }
 
     /// The next event of that name that is not a message; others stay for later.

@@ -191,6 +191,27 @@ pub fn headwater(arguments: &[&str]) -> Finished {
     run(binary(), arguments, PATIENCE)
 }
 
+/// Waits until `/readyz` of the binary says yes.
+///
+/// # Panics
+/// If the process ends or takes too long.
+pub async fn ready(process: &mut Process, http: SocketAddr) {
+    until(PATIENCE, "a broker that is ready", || {
+        let ended = process.ended();
+        let output = ended.map(|_| process.output());
+        async move {
+            if let (Some(status), Some(output)) = (ended, output) {
+                panic!("headwater ended ({status}) before it was ready:\n{output}");
+            }
+            match http::get(http, "/readyz").await? {
+                Answer { code: 200, .. } => Ok(()),
+                answer => Err(format!("{} {}", answer.code, answer.text())),
+            }
+        }
+    })
+    .await;
+}
+
 /// A message as the gateway's log holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logged {
@@ -251,27 +272,9 @@ impl Broker {
         &mut self.process
     }
 
-    /// Waits until `/readyz` says yes.
-    ///
-    /// # Panics
-    /// If the process ends or takes too long.
+    /// Waits until it is ready for devices.
     pub async fn ready(&mut self) {
-        let http = self.http;
-        let process = &mut self.process;
-        until(PATIENCE, "a broker that is ready", || {
-            let ended = process.ended();
-            let output = ended.map(|_| process.output());
-            async move {
-                if let (Some(status), Some(output)) = (ended, output) {
-                    panic!("headwater ended ({status}) before it was ready:\n{output}");
-                }
-                match http::get(http, "/readyz").await? {
-                    Answer { code: 200, .. } => Ok(()),
-                    answer => Err(format!("{} {}", answer.code, answer.text())),
-                }
-            }
-        })
-        .await;
+        ready(&mut self.process, self.http).await;
     }
 
     /// SIGKILL, and the process is gone when this returns.
@@ -297,15 +300,17 @@ impl Broker {
         self.page("/api/v1/status").await.json()
     }
 
-    /// Messages of a stream from sequence `from` on, at most `limit`, as `/api/v1/streams/{name}/messages` shows them.
+    /// Messages of a stream from sequence `from` on, at most `limit`, as `/api/v1/streams/{name}/messages` shows them,
+    /// and where the next page begins.
     ///
     /// # Panics
     /// If the page is not what it should be.
-    pub async fn messages(&self, stream: &str, from: u64, limit: usize) -> Vec<Logged> {
+    pub async fn messages(&self, stream: &str, from: u64, limit: usize) -> (Vec<Logged>, u64) {
         let path = format!("/api/v1/streams/{stream}/messages?from={from}&limit={limit}");
         let page = self.page(&path).await.json();
         let messages = page["messages"].as_array().unwrap_or_else(|| panic!("no messages: {page}"));
-        messages.iter().map(logged).collect()
+        let next = page["next"].as_u64().unwrap_or_else(|| panic!("no next: {page}"));
+        (messages.iter().map(logged).collect(), next)
     }
 
     /// `/metrics`.

@@ -5,7 +5,7 @@
 //!   takes, conditions with a deadline.
 //! * [`hub`], [`proxy`]: real nats-servers, and the link to them.
 //! * [`publisher`], [`traffic`], [`device`], [`mosquitto`]: devices by rumqttc, paho-mqtt and Mosquitto's tools.
-//! * [`copy`]: whether what arrived is exactly what was acknowledged.
+//! * [`copy`], [`snapshot`]: whether what arrived is exactly what was acknowledged, and whether nothing was touched.
 //! * [`payload`], [`chance`]: messages that prove who sent them, and random choices that can be repeated.
 //!
 //! Functions here panic with a text that says what was expected: they are only ever called from tests. They never
@@ -24,5 +24,6 @@ pub mod port;
 pub mod process;
 pub mod proxy;
 pub mod publisher;
+pub mod snapshot;
 pub mod traffic;
 pub mod wait;

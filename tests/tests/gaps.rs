@@ -47,7 +47,7 @@ fn gaps(copy: &[HubMessage], last: u64) -> Vec<(u64, u64)> {
 async fn lost(broker: &Broker) -> u64 {
     until(PATIENCE, "status and metrics to agree", || async {
         let uplinks = broker.page("/api/v1/uplinks").await.json();
-        let shown = uplinks["uplinks"][0]["mirrors"][0]["lost"].as_u64();
+        let shown = uplinks[0]["mirrors"][0]["lost_msgs"].as_u64();
         let shown = shown.ok_or_else(|| format!("no figure for lost messages: {uplinks}"))?;
         let labels = [("uplink", "hub"), ("stream", "s")];
         let metric = broker.metrics().await.value("headwater_uplink_lost_messages_total", &labels);

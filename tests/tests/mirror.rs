@@ -122,6 +122,8 @@ async fn a_hub_without_atomic_batches_gets_the_same_copy_and_status_says_what_is
     let broker = gateway.start().await;
     Publisher::new("d").publish(broker.mqtt(), 1, 500).await;
     settle(&gateway, &broker, "s", &hub, "CENTRE").await;
+    let uplinks = broker.page("/api/v1/uplinks").await.json();
+    assert_eq!(uplinks[0]["mirrors"][0]["promise"], "exact (single)");
 }
 
 #[tokio::test]
@@ -142,7 +144,7 @@ async fn a_message_that_the_hub_finds_too_large_is_set_aside_and_the_stream_goes
     assert_eq!(log_of(&broker, "s").await.len(), 3);
     until(PATIENCE, "the set aside message to be counted", || async {
         let uplinks = broker.page("/api/v1/uplinks").await.json();
-        let aside = uplinks["uplinks"][0]["mirrors"][0]["set_aside"].as_u64();
+        let aside = uplinks[0]["mirrors"][0]["set_aside"].as_u64();
         if aside == Some(1) { Ok(()) } else { Err(uplinks.to_string()) }
     })
     .await;

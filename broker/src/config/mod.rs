@@ -1,13 +1,37 @@
 //! The configuration, resolved: no `Option` here means "default".
+//!
+//! * [`raw`]: the file as written, with its defaults; [`size`] and [`span`]: values with units; [`key`]: with places.
+//! * [`tree`]: the file and what overrides it, merged; [`env`]: the overrides of the environment.
+//! * [`resolve`], [`streams`], [`uplinks`]: from raw to the types here, everything checked.
+//! * [`error`]: what is wrong, and where.
+
+pub mod env;
+mod error;
+mod key;
+mod raw;
+#[cfg(test)]
+mod reference;
+mod resolve;
+mod size;
+mod span;
+mod streams;
+mod tree;
+mod uplinks;
+
+pub use error::{ConfigError, ConfigErrors, Location};
+pub use resolve::{Loaded, load};
+pub use size::Size;
+pub use span::Span;
+pub use tree::{Given, Override};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::log::{AckPolicy, Storage, StreamLimits};
+use crate::log::{AckPolicy, BlockCodec, Storage, StreamLimits};
 
 /// Everything the gateway runs with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `[gateway]`
     pub gateway: Gateway,
@@ -27,8 +51,27 @@ pub struct Config {
     pub uplinks: Vec<Uplink>,
 }
 
+impl Config {
+    /// Names of the sections that are not the same in `other`.
+    #[must_use]
+    pub fn sections_that_differ(&self, other: &Config) -> Vec<&'static str> {
+        let Config { gateway, disk, durability, http, mqtt, listeners, streams, uplinks } = self;
+        let sections = [
+            ("gateway", *gateway == other.gateway),
+            ("disk", *disk == other.disk),
+            ("durability", *durability == other.durability),
+            ("http", *http == other.http),
+            ("mqtt", *mqtt == other.mqtt),
+            ("listener", *listeners == other.listeners),
+            ("stream", *streams == other.streams),
+            ("uplink", *uplinks == other.uplinks),
+        ];
+        sections.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+    }
+}
+
 /// Who we are and where our data lies.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// One subject token: no `.`, `*`, `>`, white space.
     pub id: String,
@@ -37,16 +80,18 @@ pub struct Gateway {
 }
 
 /// G2.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// Allocated bytes of everything below the data directory, at most.
     pub max_bytes: u64,
     /// Left on the filesystem, at least.
     pub min_free: u64,
+    /// Compression of blocks at rest.
+    pub codec: BlockCodec,
 }
 
 /// G1.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Durability {
     /// When an append is acknowledged.
     pub ack: AckPolicy,
@@ -55,14 +100,16 @@ pub struct Durability {
 }
 
 /// Status and metrics.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
     /// `None` switches it off.
     pub bind: Option<SocketAddr>,
+    /// Whether stored messages are shown to peers that are not on this machine.
+    pub remote_messages: bool,
 }
 
 /// Limits towards MQTT clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mqtt {
     /// Connections at once.
     pub max_connections: u32,
@@ -91,7 +138,7 @@ pub struct Mqtt {
 }
 
 /// One socket that accepts clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// What is spoken.
     pub kind: ListenerKind,
@@ -107,7 +154,7 @@ pub enum ListenerKind {
 }
 
 /// A stream and what it captures.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
     /// Its name.
     pub name: String,
@@ -122,7 +169,7 @@ pub struct Stream {
 }
 
 /// A central cluster to mirror to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     /// Its name.
     pub name: String,
@@ -146,8 +193,16 @@ pub struct Uplink {
     pub max_backoff: Duration,
 }
 
-/// Credentials towards the hub.
-#[derive(Clone, Debug)]
+impl Uplink {
+    /// The files that are read when it connects, each with the key that names it.
+    #[must_use]
+    pub fn files(&self) -> Vec<(&'static str, &std::path::Path)> {
+        uplinks::files(self)
+    }
+}
+
+/// Credentials towards the hub. Its debug text shows no secret.
+#[derive(Clone, PartialEq, Eq)]
 pub enum UplinkAuth {
     /// None.
     Anonymous,
@@ -166,8 +221,22 @@ pub enum UplinkAuth {
     Nkey(String),
 }
 
+impl std::fmt::Debug for UplinkAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            UplinkAuth::Anonymous => f.write_str("Anonymous"),
+            UplinkAuth::CredentialsFile(path) => f.debug_tuple("CredentialsFile").field(path).finish(),
+            UplinkAuth::UserPassword { user, .. } => {
+                f.debug_struct("UserPassword").field("user", user).finish_non_exhaustive()
+            }
+            UplinkAuth::Token(_) => f.write_str("Token(..)"),
+            UplinkAuth::Nkey(_) => f.write_str("Nkey(..)"),
+        }
+    }
+}
+
 /// TLS towards the hub.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UplinkTls {
     /// Demand TLS even where the URL does not say so.
     pub required: bool,
@@ -180,7 +249,7 @@ pub struct UplinkTls {
 }
 
 /// One stream mirrored.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
     /// Our stream.
     pub stream: String,
@@ -193,7 +262,7 @@ pub struct Mirror {
 }
 
 /// How the hub's stream is made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateStream {
     /// 1, 3, 5.
     pub replicas: u8,
@@ -201,4 +270,6 @@ pub struct CreateStream {
     pub max_bytes: Option<u64>,
     /// `None` = no limit.
     pub max_age: Option<Duration>,
+    /// The subjects it takes. Empty: those of all mirrors into it, from any gateway.
+    pub subjects: Vec<String>,
 }

@@ -1,18 +1,60 @@
 //! The log: every stored message and every small piece of state that must survive is a record here.
+//!
+//! One writer thread collects what many append, writes it as one frame into a preallocated staging file, syncs once, and publishes.
+//! A second thread, the sealer, turns a full staging file into an epoch: one table of compressed blocks, ordered by stream. The oldest
+//! epochs are dropped before a new one is written, so that the disk budget holds at every instant (`plan.rs` has the proof).
+//! `layout.rs` has every byte on disk. What it guarantees: G1 to G7 of the design, as far as they concern storage.
+//!
+//! | file | what |
+//! |---|---|
+//! | `core.rs` | the state behind one short lock; `group.rs` what is being collected; `held.rs` what a stream holds; `tables.rs`, `subjects.rs`, `memory.rs`, `boots.rs` |
+//! | `writer.rs`, `sealer.rs` | the two threads |
+//! | `read.rs`, `open.rs` | reading, opening and recovery |
+//! | `frame.rs`, `records.rs`, `block.rs` | bytes; pure |
+//! | `staging.rs`, `store.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
+//!
+//! Left out on purpose: who may append what, retries, anything MQTT.
 
+mod block;
+mod boots;
+mod cache;
+mod core;
+mod disk;
+mod frame;
+mod group;
+mod held;
+mod layout;
+mod memory;
+mod open;
+mod plan;
+mod read;
 mod record;
+mod records;
+mod sealer;
+mod shared;
+mod staging;
+mod store;
 mod stream;
+mod subjects;
+mod tables;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 pub use record::{Entry, GapReason, Item, NewMessage, Stamp, StoredMessage, TableId, Ticket};
 pub use stream::{Discard, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};
 
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use self::shared::Shared;
 use crate::clock::{Clock, WallTime};
 
 /// When an append counts as done.
@@ -93,101 +135,372 @@ pub enum AppendError {
         /// The limit that was hit.
         limit: &'static str,
     },
-    /// A sync failed earlier.
+    /// A sync failed earlier, or the log was closed.
     Failed,
 }
 
-/// Handle of the open log; cheap to clone.
+impl fmt::Display for AppendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AppendError::Busy => f.write_str("the group being collected is full"),
+            AppendError::TooLarge { bytes, limit } => write!(f, "{bytes} bytes are more than the {limit} allowed"),
+            AppendError::Full { stream, limit } => write!(f, "stream \"{stream}\" is full: {limit}"),
+            AppendError::Failed => f.write_str("the log failed or was closed"),
+        }
+    }
+}
+
+impl std::error::Error for AppendError {}
+
+/// Stack of the two threads: they recurse nowhere, and keep their buffers on the heap.
+const STACK_BYTES: usize = 512 << 10;
+
+/// Handle of the open log; cheap to clone. The log is closed when the last one goes, or by [`Log::close`].
 #[derive(Clone, Debug)]
-pub struct Log {}
+pub struct Log {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        self.shared.lock().closing = true;
+        self.shared.writer_wake.notify_all();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                self.shared.fail("a thread of the log panicked");
+            }
+        }
+        self.shared.room.notify_waiters();
+    }
+}
 
 impl Log {
-    /// Opens (or makes) the log and replays what was not yet in an epoch.
-    pub fn open(_config: LogConfig) -> Result<(Log, OpenReport), OpenError> {
-        todo!()
+    /// Opens (or makes) the log and replays what was not yet in an epoch. Blocking.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing in the directory was changed if it is the operator's to solve.
+    pub fn open(config: LogConfig) -> Result<(Log, OpenReport), OpenError> {
+        if config.max_bytes < plan::MIN_BUDGET {
+            return Err(OpenError::BudgetTooSmall { bytes: config.max_bytes, minimum: plan::MIN_BUDGET });
+        }
+        let sizes = plan::sizes(config.max_bytes);
+        Log::open_sized(config, sizes)
     }
-    /// The stream of that name, configured or the broker's own.
-    pub fn stream(&self, _name: &str) -> Option<StreamId> {
-        todo!()
+
+    /// Opens with other sizes than those that belong to the budget: edges are reached with little data.
+    fn open_sized(config: LogConfig, sizes: plan::Sizes) -> Result<(Log, OpenReport), OpenError> {
+        let (shared, report) = open::open(config, sizes)?;
+        let shared = Arc::new(shared);
+        let inner = Inner { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            let thread = Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(run);
+            thread.map_err(|e| OpenError::Storage(format!("thread {name}: {e}")))
+        };
+        let writer = writer::Writer::new(Arc::clone(&shared));
+        let sealer = sealer::Sealer::new(shared);
+        for (name, run) in [
+            ("log-writer", Box::new(move || writer.run()) as Box<dyn FnOnce() + Send>),
+            ("log-sealer", Box::new(move || sealer.run())),
+        ] {
+            let thread = spawn(name, run)?;
+            inner.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok((Log { inner: Arc::new(inner) }, report))
     }
-    /// Name, random identity.
-    pub fn stream_uid(&self, _stream: StreamId) -> StreamUid {
-        todo!()
+
+    /// The stream of that name, configured or the broker's own, or left from an earlier configuration.
+    #[must_use]
+    pub fn stream(&self, name: &str) -> Option<StreamId> {
+        self.shared().lock().names.get(name).copied()
     }
+
+    /// All streams, also those that are no longer configured.
+    #[must_use]
+    pub fn streams(&self) -> Vec<StreamInfo> {
+        let core = self.shared().lock();
+        let streams = (0..).zip(&core.streams).map(|(id, stream)| StreamInfo {
+            name: stream.name.clone(),
+            id: StreamId(id),
+            uid: stream.uid,
+            config: stream.config.clone(),
+            state: stream.state(),
+            discarded_msgs: stream.discarded_msgs(),
+            damaged_msgs: stream.damage.iter().map(|d| d.1 - d.0 + 1).sum(),
+            untracked_subject_msgs: stream.held.subjects.as_ref().map_or(0, |s| s.untracked),
+        });
+        streams.collect()
+    }
+
+    /// Random identity of a stream.
+    ///
+    /// # Panics
+    /// If the id is not from this log.
+    #[must_use]
+    pub fn stream_uid(&self, stream: StreamId) -> StreamUid {
+        self.shared().lock().stream(stream).uid
+    }
+
     /// What a stream holds.
-    pub fn state(&self, _stream: StreamId) -> StreamState {
-        todo!()
+    ///
+    /// # Panics
+    /// If the id is not from this log.
+    #[must_use]
+    pub fn state(&self, stream: StreamId) -> StreamState {
+        self.shared().lock().stream(stream).state()
     }
+
     /// Appends a group: assigns sequences, copies it into the group being collected. Never waits for the disk.
-    pub fn append(&self, _group: &[Entry<'_>]) -> Result<Appended, AppendError> {
-        todo!()
+    ///
+    /// # Errors
+    /// See [`AppendError`]; then nothing of the group was appended.
+    pub fn append(&self, group: &[Entry<'_>]) -> Result<Appended, AppendError> {
+        let shared = self.shared();
+        let mut core = shared.lock();
+        let stamp = Stamp { boot: core.boots.current(), at: shared.clock.monotonic() };
+        let (before, waiting) = (core.group.raw.len(), core.must_commit);
+        let appended = core.append(group, stamp)?;
+        let (after, half) = (core.group.raw.len(), core.sizes.group_bytes / 2);
+        let wake = (before == 0 && after > 0) || (before <= half && after > half) || (core.must_commit && !waiting);
+        let memory = appended.ticket.0 == core.durable && appended.last_seq.is_some();
+        drop(core);
+        if wake {
+            shared.writer_wake.notify_all();
+        }
+        if memory {
+            // Followers of memory streams look again.
+            shared.mark.send_modify(|_| {});
+        }
+        Ok(appended)
     }
-    /// Resolves when an append that was `Busy` can be tried again.
+
+    /// Resolves when an append that was `Busy` can be tried again. May resolve early.
     pub async fn room(&self) {
-        todo!()
+        let shared = self.shared();
+        loop {
+            let taken = shared.room.notified();
+            let mut taken = std::pin::pin!(taken);
+            taken.as_mut().enable();
+            {
+                let core = shared.lock();
+                if core.failed
+                    || core.closing
+                    || (core.group.raw.len() < core.sizes.group_bytes / 2 && !core.must_commit)
+                {
+                    return;
+                }
+            }
+            taken.await;
+        }
     }
-    /// Follows the durable mark.
+
+    /// Follows the durable mark. Also notified, unchanged, when a memory stream grew.
+    #[must_use]
     pub fn durable(&self) -> watch::Receiver<DurableMark> {
-        todo!()
+        self.shared().mark.subscribe()
     }
-    /// Reads durable messages of `stream` from `from` on, at most `max_msgs` and about `max_bytes` (at least one item if there is one).
+
+    /// Reads durable messages of `stream` from `from` on, at most `max_msgs` items and about `max_bytes` (at least one item if there is one).
     /// Blocking: reads the disk unless the messages are in the tail.
-    pub fn read(
-        &self,
-        _stream: StreamId,
-        _from: Seq,
-        _max_msgs: usize,
-        _max_bytes: usize,
-    ) -> Result<ReadBatch, ReadError> {
-        todo!()
+    ///
+    /// # Errors
+    /// See [`ReadError`]. Damaged messages are no error but an [`Item::Gap`].
+    pub fn read(&self, stream: StreamId, from: Seq, max_msgs: usize, max_bytes: usize) -> Result<ReadBatch, ReadError> {
+        self.shared().read(stream, from, max_msgs, max_bytes)
     }
-    /// Visits every live key of a table. Blocking.
-    pub fn table_scan(&self, _table: TableId, _visit: &mut dyn FnMut(&[u8], Bytes)) -> Result<(), ReadError> {
-        todo!()
+
+    /// Visits every live key of a table, with its value; in no order. Blocking.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn table_scan(&self, table: TableId, visit: &mut dyn FnMut(&[u8], Bytes)) -> Result<(), ReadError> {
+        self.shared().table_scan(table, visit)
     }
-    /// The live value of a key. Blocking.
-    pub fn table_get(&self, _table: TableId, _key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        todo!()
+
+    /// The live value of a key, as far as it is durable. Blocking.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn table_get(&self, table: TableId, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        self.shared().table_get(table, key)
     }
+
     /// Makes or finds the cursor `name` over `stream`; its floor is the last sequence confirmed (0 at first).
-    pub fn cursor(&self, _name: &str, _stream: StreamId) -> Cursor {
-        todo!()
+    #[must_use]
+    pub fn cursor(&self, name: &str, stream: StreamId) -> Cursor {
+        let at = self.shared().lock().cursor(name, stream);
+        Cursor { shared: Arc::clone(&self.inner.shared), at }
     }
-    /// Removes every message up to and including `through`.
-    pub fn purge(&self, _stream: StreamId, _through: Seq) -> Result<(), AppendError> {
-        todo!()
+
+    /// Forgets a cursor; handles of it do nothing any more.
+    pub fn remove_cursor(&self, name: &str, stream: StreamId) {
+        self.shared().lock().remove_cursor(name, stream);
+    }
+
+    /// Removes every message up to and including `through` that is durable. Blocking: may read blocks to keep the counts exact.
+    /// Durable with the next commit, which this asks for.
+    ///
+    /// # Errors
+    /// [`AppendError::Failed`] if the log failed or was closed.
+    pub fn purge(&self, stream: StreamId, through: Seq) -> Result<(), AppendError> {
+        let shared = self.shared();
+        let end = {
+            let mut core = shared.lock();
+            if core.failed || core.closing {
+                return Err(AppendError::Failed);
+            }
+            let state = core.stream(stream).state();
+            let end = through.0.min(state.last.0) + 1;
+            if end <= state.first.0 {
+                return Ok(());
+            }
+            let target = core.stream_mut(stream);
+            target.purged = target.purged.max(end - 1);
+            target.dirty = true;
+            if let Some(ring) = &mut target.ring {
+                ring.trim(end);
+            }
+            end
+        };
+        shared.trim(stream, end);
+        let mut core = shared.lock();
+        // A person wanted it: no reader is told of a loss.
+        drop(core.stream_mut(stream).held.take_losses());
+        core.must_commit = true;
+        drop(core);
+        shared.writer_wake.notify_all();
+        Ok(())
+    }
+
+    /// Applies the limits of all streams now. The log does so by itself whenever one is due; this is for clocks that are moved by hand.
+    pub fn apply_limits(&self) {
+        let count = self.shared().lock().streams.len();
+        for id in (0..).take(count) {
+            self.shared().enforce(StreamId(id));
+        }
+    }
+
+    /// The stamp that a message appended now would get.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        let now = self.shared().clock.monotonic();
+        Stamp { boot: self.shared().lock().boots.current(), at: now }
+    }
+    /// How long ago a stamp was at least; of time between two boots nothing is known, so it counts as none (G7).
+    #[must_use]
+    pub fn age(&self, stamp: Stamp) -> Duration {
+        let now = self.shared().clock.monotonic();
+        self.shared().lock().boots.age(stamp, now)
     }
     /// The wall time of a stamp, corrected once the clock of its boot is known.
-    pub fn wall(&self, _stamp: Stamp) -> WallTime {
-        todo!()
+    #[must_use]
+    pub fn wall(&self, stamp: Stamp) -> WallTime {
+        self.shared().lock().boots.wall(stamp)
     }
+
     /// Figures for status and metrics.
+    #[must_use]
     pub fn stats(&self) -> LogStats {
-        todo!()
+        let shared = self.shared();
+        let core = shared.lock();
+        let c = &core.counters;
+        LogStats {
+            disk_used_bytes: c.disk_used,
+            disk_max_bytes: shared.max_bytes,
+            disk_full: core.disk_full,
+            epochs: core.epochs.len() as u64,
+            epochs_written: c.epochs_written,
+            epochs_dropped: c.epochs_dropped,
+            commits: c.commits,
+            staged_bytes: c.staged_bytes,
+            ingested_bytes: c.ingested_bytes,
+            appended_msgs: c.appended_msgs,
+            appended_bytes: c.appended_bytes,
+            busy: c.busy,
+            refused: c.refused,
+            slot_waits: c.slot_waits,
+            discarded_msgs: core.streams.iter().map(core::StreamCore::discarded_msgs).sum(),
+            damaged_msgs: c.damaged_msgs,
+            table_keys: core.tables.keys(),
+            table_bytes: core.tables.live_bytes(),
+            table_max_bytes: core.sizes.table_bytes,
+            tail_bytes: core.tail.bytes(),
+            cursors: core.cursors.iter().flatten().count() as u64,
+            boot: core.boots.current(),
+            last_ticket: Ticket(core.ticket),
+            failed: core.failed,
+        }
     }
-    /// Commits what was appended, saves the cursors, ends the threads.
+
+    /// Commits what was appended, saves the cursors, ends the threads. Blocking. Later appends fail; reads go on.
     pub fn close(&self) {
-        todo!()
+        self.inner.close();
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.inner.shared
     }
 }
 
 /// A named position of a reader that the log keeps for it: retention that passes it is counted as loss (G3).
 #[derive(Clone, Debug)]
-pub struct Cursor {}
+pub struct Cursor {
+    shared: Arc<Shared>,
+    at: usize,
+}
 
 impl Cursor {
     /// Last sequence that the reader confirmed.
+    #[must_use]
     pub fn floor(&self) -> Seq {
-        todo!()
+        let core = self.shared.lock();
+        Seq(core.cursors.get(self.at).and_then(Option::as_ref).map_or(0, |c| c.floor))
     }
-    /// Confirms everything up to `floor`; saved with the next commit, never with a sync of its own.
-    pub fn advance(&self, _floor: Seq) {
-        todo!()
+
+    /// Confirms everything up to `floor`; saved with the next commit, never with a sync of its own. A lower floor than before is ignored.
+    pub fn advance(&self, floor: Seq) {
+        self.shared.lock().advance_cursor(self.at, floor.0);
     }
+
     /// Messages that were discarded before this cursor confirmed them, since install.
+    #[must_use]
     pub fn lost(&self) -> u64 {
-        todo!()
+        let core = self.shared.lock();
+        core.cursors.get(self.at).and_then(Option::as_ref).map_or(0, |c| c.lost)
     }
+}
+
+/// A stream, for status.
+#[derive(Clone, Debug)]
+pub struct StreamInfo {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub id: StreamId,
+    /// Its random identity.
+    pub uid: StreamUid,
+    /// As configured; `None` if it no longer is.
+    pub config: Option<StreamConfig>,
+    /// What it holds.
+    pub state: StreamState,
+    /// Messages that limits or the disk budget discarded, since the stream was made.
+    pub discarded_msgs: u64,
+    /// Messages that could not be read.
+    pub damaged_msgs: u64,
+    /// Messages that `max_msgs_per_subject` did not count because too many subjects are in use, since open.
+    pub untracked_subject_msgs: u64,
 }
 
 /// Items read, in order.
@@ -200,14 +513,199 @@ pub struct ReadBatch {
 }
 
 /// What opening found and did.
-#[derive(Debug, Default)]
-pub struct OpenReport {}
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// The log did not exist before.
+    pub created: bool,
+    /// Number of this boot of the machine, as this log counts them.
+    pub boot: u32,
+    /// Epochs found.
+    pub epochs: u64,
+    /// Allocated bytes of the directory.
+    pub disk_used_bytes: u64,
+    /// Frames of the staging log that were in no epoch yet.
+    pub frames_replayed: u64,
+    /// Messages in them.
+    pub messages_replayed: u64,
+    /// Frames missing between them: damaged, not merely unfinished.
+    pub frames_lost: u64,
+    /// Bytes of a frame that was being written when the process or the machine stopped. It was never acknowledged.
+    pub bytes_cut: u64,
+    /// Messages that are not readable; readers get a gap.
+    pub damaged: Vec<DamagedPlace>,
+    /// Epochs whose index is not readable.
+    pub damaged_epochs: u64,
+    /// Where the epochs were moved because they could not be opened at all.
+    pub quarantined: Option<PathBuf>,
+}
+
+/// A range of a stream that is not readable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedPlace {
+    /// The stream's name.
+    pub stream: String,
+    /// First sequence.
+    pub first: Seq,
+    /// Last sequence.
+    pub last: Seq,
+}
+
 /// Why a log did not open.
-#[derive(Debug)]
-pub enum OpenError {}
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// A stream's configuration is not valid.
+    Config(String),
+    /// `max_bytes` is too small for a log.
+    BudgetTooSmall {
+        /// As configured.
+        bytes: u64,
+        /// The least possible.
+        minimum: u64,
+    },
+    /// Another process has it open. Trying again helps once that ended.
+    Locked {
+        /// The data directory.
+        dir: PathBuf,
+        /// The other process, if it said.
+        pid: Option<u32>,
+    },
+    /// The directory cannot be made, read or written.
+    NotWritable {
+        /// The data directory.
+        dir: PathBuf,
+        /// What the system said.
+        error: String,
+    },
+    /// The directory holds something else, or a log of which a part is missing.
+    NotALog {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Written by another version.
+    OtherVersion {
+        /// Version of the directory.
+        found: u32,
+        /// Version of this program.
+        ours: u32,
+    },
+    /// The filesystem has no room for what a log needs before it can store anything.
+    DiskFull {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// The disk failed, or the system.
+    Storage(String),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Config(what) => f.write_str(what),
+            OpenError::BudgetTooSmall { bytes, minimum } => {
+                write!(f, "disk budget of {bytes} bytes is too small: at least {minimum} are needed")
+            }
+            OpenError::Locked { dir, pid: Some(pid) } => {
+                write!(f, "data directory {} is in use by process {pid}", dir.display())
+            }
+            OpenError::Locked { dir, pid: None } => {
+                write!(f, "data directory {} is in use by another process", dir.display())
+            }
+            OpenError::NotWritable { dir, error } => {
+                write!(f, "data directory {} is not usable: {error}", dir.display())
+            }
+            OpenError::NotALog { dir, reason } => {
+                write!(f, "data directory {} is not a complete log: {reason}", dir.display())
+            }
+            OpenError::OtherVersion { found, ours } if found > ours => {
+                write!(
+                    f,
+                    "data directory has format version {found}, written by a newer program; this one knows up to {ours}"
+                )
+            }
+            OpenError::OtherVersion { found, ours } => {
+                write!(f, "data directory has format version {found}; this program reads {ours}")
+            }
+            OpenError::DiskFull { dir } => write!(f, "filesystem of data directory {} is full", dir.display()),
+            OpenError::Storage(what) => write!(f, "storage failed: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
 /// Why a read failed.
-#[derive(Debug)]
-pub enum ReadError {}
-/// Figures of the log.
-#[derive(Clone, Debug, Default)]
-pub struct LogStats {}
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// The id is not from this log.
+    UnknownStream(StreamId),
+    /// A table value is not readable. Trying again does not help.
+    Damaged(String),
+    /// The disk failed.
+    Storage(String),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReadError::UnknownStream(id) => write!(f, "stream number {} does not exist", id.0),
+            ReadError::Damaged(what) | ReadError::Storage(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+/// Figures of the log. Counters run since open unless said otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Allocated bytes of the data directory, as of the last epoch.
+    pub disk_used_bytes: u64,
+    /// They never exceed this.
+    pub disk_max_bytes: u64,
+    /// `discard = "new"` streams are refused because the disk is full of what must be kept.
+    pub disk_full: bool,
+    /// Epochs on disk.
+    pub epochs: u64,
+    /// Epochs written.
+    pub epochs_written: u64,
+    /// Epochs dropped to make room.
+    pub epochs_dropped: u64,
+    /// Group commits.
+    pub commits: u64,
+    /// Bytes of frames written.
+    pub staged_bytes: u64,
+    /// Bytes of blocks and indexes written into epochs.
+    pub ingested_bytes: u64,
+    /// Messages appended.
+    pub appended_msgs: u64,
+    /// Bytes of subject, headers and payload appended.
+    pub appended_bytes: u64,
+    /// Appends that found the group being collected full.
+    pub busy: u64,
+    /// Appends that a full stream or table refused.
+    pub refused: u64,
+    /// Times that the writer waited for the sealer.
+    pub slot_waits: u64,
+    /// Messages discarded by limits or the disk budget, since the streams were made.
+    pub discarded_msgs: u64,
+    /// Messages found not readable.
+    pub damaged_msgs: u64,
+    /// Live keys in tables.
+    pub table_keys: u64,
+    /// Bytes of live keys and values in tables.
+    pub table_bytes: u64,
+    /// They never exceed this.
+    pub table_max_bytes: u64,
+    /// Memory taken by frames that are in no epoch yet.
+    pub tail_bytes: u64,
+    /// Cursors.
+    pub cursors: u64,
+    /// Number of this boot.
+    pub boot: u32,
+    /// Of the last group appended; the durable mark follows it.
+    pub last_ticket: Ticket,
+    /// A sync failed: a restart is needed.
+    pub failed: bool,
+}

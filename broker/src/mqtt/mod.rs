@@ -3,4 +3,5 @@
 pub mod codec;
 pub mod packet;
 pub mod properties;
+pub mod session;
 pub mod topic;

@@ -1,1 +1,396 @@
-//! See the module's files.
+//! The MQTT server: listeners and connections, thin shells around the session machine and the router.
+//!
+//! [`Broker::start`] opens the listeners, [`Broker::shutdown`] ends everything in order. Each connection is one task; what they
+//! share is the `hub`. Bounds: `max_connections` tasks, each with at most 16 KiB of read buffer (or one packet), 64 KiB and one
+//! message of write buffer, `max_queued_bytes` of queue and one page of 64 KiB; none of them while idle.
+
+mod authorize;
+mod connection;
+mod feed;
+mod handshake;
+mod hub;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+pub use stats::{BrokerStats, ClientInfo, Refused};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::log::{Log, ReadError};
+use crate::mqtt::packet::{ReasonCode, Version};
+use crate::mqtt::session::{Limits, Negotiated};
+use crate::router::{
+    AttachError, Attached, Capture, QueueLimits, RestoreReport, Restorer, Router, RouterLimits, SESSIONS_STREAM,
+    Streams,
+};
+use connection::Connection;
+use hub::{Hub, Link};
+use stats::Counters;
+use wire::Wire;
+
+/// Longest sleep of a timer that follows the boot clock while the runtime's clock stands still in a suspended machine.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Pause after a failed `accept`: out of file descriptors, mostly, and trying at once would burn the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the broker did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// A listener's address cannot be bound; the operator has to look.
+    Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The log was opened without a stream that the configuration or the router needs; the wiring is wrong.
+    NoStream(String),
+    /// Sessions or retained messages could not be read from the log.
+    Read(ReadError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Bind { addr, error } => write!(f, "cannot listen on {addr}: {error}"),
+            StartError::NoStream(name) => write!(f, "the log has no stream \"{name}\""),
+            StartError::Read(error) => write!(f, "sessions cannot be read from the log: {error:?}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// The running MQTT server.
+#[derive(Debug)]
+pub struct Broker {
+    hub: Arc<Hub>,
+    addrs: Vec<SocketAddr>,
+    restored: RestoreReport,
+    phase: watch::Sender<Phase>,
+    tasks: JoinSet<()>,
+}
+
+/// How far the shutdown has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Running,
+    /// Finish what was taken.
+    Stopping,
+    /// Time is up.
+    Expired,
+}
+
+/// Tells a task to end.
+#[derive(Clone, Debug)]
+struct Shutdown(watch::Receiver<Phase>);
+
+impl Shutdown {
+    async fn reached(&mut self, phase: Phase) {
+        // A broker that was dropped without a shutdown counts as one.
+        let _ = self.0.wait_for(|now| *now >= phase).await;
+    }
+
+    /// Resolves when everything is to end in order. Safe to cancel.
+    async fn requested(&mut self) {
+        self.reached(Phase::Stopping).await;
+    }
+
+    /// Resolves when the time for that is over. Safe to cancel.
+    async fn expired(&mut self) {
+        self.reached(Phase::Expired).await;
+    }
+}
+
+impl Broker {
+    /// Restores sessions and retained messages from the log (blocking reads, before anything else runs) and opens the listeners.
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`StartError`] says; nothing runs then.
+    pub async fn start(config: &Config, log: Log, clock: Arc<dyn Clock>) -> Result<Broker, StartError> {
+        let mqtt = &config.mqtt;
+        let now = clock.monotonic();
+        let router = Router::new(
+            RouterLimits {
+                max_sessions: usize_of(mqtt.max_sessions),
+                max_subscriptions: usize_of(mqtt.max_subscriptions),
+                queue: QueueLimits {
+                    max_msgs: usize_of(mqtt.max_queued_msgs),
+                    max_bytes: usize_of(mqtt.max_queued_bytes),
+                },
+                max_retained_msgs: usize_of(mqtt.max_retained_msgs),
+                max_retained_bytes: mqtt.max_retained_bytes,
+            },
+            streams(config, &log)?,
+            log.stamp().boot,
+        );
+        let (router, restored) = restore(router, &log, now).await?;
+        let limits = Limits {
+            receive_maximum: mqtt.receive_maximum.max(1),
+            max_packet_bytes: mqtt.max_packet_bytes,
+            max_session_expiry: mqtt.max_session_expiry,
+            max_keep_alive: mqtt.max_keep_alive,
+        };
+        let mut listeners = Vec::new();
+        let mut addrs = Vec::new();
+        for listener in &config.listeners {
+            let addr = listener.bind;
+            // tokio sets SO_REUSEADDR, so that a restart need not wait for old connections to time out.
+            let bound = TcpListener::bind(addr).await.map_err(|error| StartError::Bind { addr, error })?;
+            addrs.push(bound.local_addr().map_err(|error| StartError::Bind { addr, error })?);
+            listeners.push(bound);
+            if !addr.ip().is_loopback() {
+                tracing::warn!(%addr, "anybody who reaches this listener may connect: there is no authentication yet");
+            }
+        }
+        let hub = Arc::new(Hub::new(router, log, clock, limits));
+        let (phase, receiver) = watch::channel(Phase::Running);
+        let shutdown = Shutdown(receiver);
+        let permits = Arc::new(Semaphore::new(usize_of(mqtt.max_connections)));
+        let mut tasks = JoinSet::new();
+        for listener in listeners {
+            tasks.spawn(accept(
+                Arc::clone(&hub),
+                listener,
+                Arc::clone(&permits),
+                mqtt.connect_timeout,
+                shutdown.clone(),
+            ));
+        }
+        tasks.spawn(keep_time(Arc::clone(&hub), shutdown));
+        Ok(Broker { hub, addrs, restored, phase, tasks })
+    }
+
+    /// Where it listens, in the order of the configuration; with the real port where that said 0.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// What was restored at start.
+    #[must_use]
+    pub fn restored(&self) -> &RestoreReport {
+        &self.restored
+    }
+
+    /// Figures, now.
+    #[must_use]
+    pub fn stats(&self) -> BrokerStats {
+        self.hub.stats()
+    }
+
+    /// Some clients, at most `limit`, in no particular order.
+    #[must_use]
+    pub fn clients(&self, limit: usize) -> Vec<ClientInfo> {
+        self.hub.clients(limit)
+    }
+
+    /// A handle for status and metrics that outlives the borrow of the broker.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        Observer(Arc::clone(&self.hub))
+    }
+
+    /// Stops accepting, tells v5 clients (0x8B), finishes appends and acknowledgements of what was taken, saves the sessions,
+    /// and ends every task; after `deadline` without further patience. The log stays open.
+    pub async fn shutdown(mut self, deadline: Duration) {
+        self.phase.send_replace(Phase::Stopping);
+        let in_order = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(deadline, in_order).await.is_ok() {
+            return;
+        }
+        tracing::warn!("connections did not end in time and are cut off");
+        self.phase.send_replace(Phase::Expired);
+        // Everything that still waits now looks at the phase; a second is long for that.
+        let at_once = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(Duration::from_secs(1), at_once).await;
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Reads the figures of a broker.
+#[derive(Clone, Debug)]
+pub struct Observer(Arc<Hub>);
+
+impl Observer {
+    /// As [`Broker::stats`].
+    #[must_use]
+    pub fn stats(&self) -> BrokerStats {
+        self.0.stats()
+    }
+
+    /// As [`Broker::clients`].
+    #[must_use]
+    pub fn clients(&self, limit: usize) -> Vec<ClientInfo> {
+        self.0.clients(limit)
+    }
+}
+
+fn streams(config: &Config, log: &Log) -> Result<Streams, StartError> {
+    let capture = |name: &str, topics: &[_], exclude: &[_]| {
+        let id = log.stream(name).ok_or_else(|| StartError::NoStream(name.to_owned()))?;
+        Ok(Capture {
+            id,
+            name: name.to_owned(),
+            topics: topics.to_vec(),
+            exclude: exclude.to_vec(),
+            next: log.state(id).last.next(),
+        })
+    };
+    let configured =
+        config.streams.iter().map(|s| capture(&s.name, &s.topics, &s.exclude)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Streams::new(configured, capture(SESSIONS_STREAM, &[], &[])?))
+}
+
+async fn restore(
+    router: Router,
+    log: &Log,
+    now: crate::clock::Monotonic,
+) -> Result<(Router, RestoreReport), StartError> {
+    let log = log.clone();
+    let mut restorer = Restorer::new(router, now);
+    let restored = tokio::task::spawn_blocking(move || {
+        for table in Restorer::TABLES {
+            log.table_scan(table, &mut |key, value| restorer.entry(table, key, &value))?;
+        }
+        Ok(restorer.finish())
+    });
+    match restored.await {
+        Ok(restored) => restored.map_err(StartError::Read),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Accepts until the shutdown, and joins the connections it made.
+async fn accept(
+    hub: Arc<Hub>,
+    listener: TcpListener,
+    permits: Arc<Semaphore>,
+    connect_timeout: Duration,
+    mut shutdown: Shutdown,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Keeps the set from growing with connections that have ended.
+            Some(_) = connections.join_next() => continue,
+            () = shutdown.requested() => break,
+        };
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                hub.counters.accept_errors.fetch_add(1, Relaxed);
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            hub.counters.refuse(Refused::TooManyConnections);
+            continue;
+        };
+        hub.counters.accepted.fetch_add(1, Relaxed);
+        let (hub, shutdown) = (Arc::clone(&hub), shutdown.clone());
+        connections.spawn(async move {
+            let counted = Counted::new(&hub.counters);
+            serve(&hub, socket, peer, connect_timeout, shutdown).await;
+            drop(counted);
+            drop(permit);
+        });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Counts a connection while it exists, however its task ends.
+struct Counted<'a>(&'a Counters);
+
+impl<'a> Counted<'a> {
+    fn new(counters: &'a Counters) -> Self {
+        counters.connections.fetch_add(1, Relaxed);
+        Self(counters)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+async fn serve(hub: &Arc<Hub>, socket: TcpStream, peer: SocketAddr, connect_timeout: Duration, mut shutdown: Shutdown) {
+    // Acknowledgements are small, and waiting for company would only delay them. A socket that refuses is broken and shows it soon.
+    let _ = socket.set_nodelay(true);
+    let mut wire = Wire::new(socket);
+    let begin = begin(hub, &mut wire, peer);
+    let begun = tokio::select! {
+        begun = tokio::time::timeout(connect_timeout, begin) => begun.unwrap_or(Err(Refused::NoConnect)),
+        () = shutdown.requested() => return,
+    };
+    match begun {
+        Ok((link, agreed, mut attached)) => {
+            if let Some(will) = attached.will.take() {
+                hub.publish_will(&will).await;
+            }
+            let connection = Connection::new(Arc::clone(hub), wire, link, agreed, attached);
+            connection.run(shutdown).await;
+        }
+        Err(refused) => hub.counters.refuse(refused),
+    }
+}
+
+/// From the socket to a session. Safe to cancel: taking the session is the last thing it does.
+async fn begin(hub: &Hub, wire: &mut Wire, peer: SocketAddr) -> Result<(Arc<Link>, Negotiated, Attached), Refused> {
+    let agreed = handshake::handshake(hub, wire, peer).await?;
+    let link = Link::new(peer);
+    match hub.attach(&agreed, &link).await {
+        Ok(attached) => Ok((link, agreed, attached)),
+        Err(AttachError::TooManySessions | AttachError::InUse(_)) => {
+            let reason = match agreed.version {
+                Version::V311 => ReasonCode::ServerUnavailable,
+                Version::V5 => ReasonCode::QuotaExceeded,
+            };
+            handshake::tell(hub, wire, agreed.version, reason).await;
+            Err(Refused::TooManySessions)
+        }
+    }
+}
+
+/// Ends sessions whose time is over, and publishes wills that were delayed.
+async fn keep_time(hub: Arc<Hub>, mut shutdown: Shutdown) {
+    loop {
+        let now = hub.now();
+        while let Some(will) = hub.with(|router, _| router.timeout(now)) {
+            hub.publish_will(&will).await;
+        }
+        // Without room now, the next one who saves anything deletes them.
+        let _ = hub.with(|router, log| router.flush_deletes(log));
+        let next = hub.with(|router, _| router.next_timeout());
+        let sleep = next.map_or(LONGEST_SLEEP, |at| at.since(now).min(LONGEST_SLEEP));
+        tokio::select! {
+            () = tokio::time::sleep(sleep) => {}
+            () = hub.timers_changed.notified() => {}
+            () = shutdown.requested() => return,
+        }
+    }
+}
+
+fn usize_of(n: u32) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}

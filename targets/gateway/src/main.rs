@@ -1,2 +1,57 @@
-//! x
-fn main() {}
+//! The binary `headwater`: command line, wiring, signals, HTTP. What it wires lives in the libraries beside it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod api;
+mod base64;
+mod check;
+mod cli;
+mod disk;
+mod failure;
+mod gateway;
+mod health;
+mod http;
+mod init;
+mod logging;
+mod metrics;
+mod out;
+mod query;
+mod run;
+mod settings;
+mod show;
+mod status;
+mod summary;
+
+use cli::{Cli, Command};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        None => run::run(&cli.run),
+        Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Check(args)) => check::check(&args),
+        Some(Command::Init { file, force }) => init::init(&file, force),
+        Some(Command::Status(args)) => query::status(&args),
+        Some(Command::Stream(command)) => query::stream(&command),
+        Some(Command::Uplink(command)) => query::uplink(&command),
+    }
+}
+
+/// One message on stderr; nobody is left to tell if that fails.
+fn report(failure: &Failure) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "headwater: {failure}");
+}

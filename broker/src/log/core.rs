@@ -1,0 +1,717 @@
+//! The state of the open log, behind one short lock. No I/O and no clock in here: times are passed in, what must be read is asked for.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use tracing::{error, warn};
+
+use super::boots::Boots;
+use super::group::Group;
+use super::held::{Held, Loss, Piece, Source};
+use super::layout::{CursorRecord, META_VERSION, Meta, Snapshot, StreamRecord, TABLE_BASE, encode};
+use super::memory::Ring;
+use super::plan::{META_ROOM_BYTES, Sizes};
+use super::record::{Entry, NewMessage, Stamp, Ticket};
+use super::records::RECORD_OVERHEAD_BYTES;
+use super::stream::{Discard, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};
+use super::subjects::Subjects;
+use super::tables::{Live, Place, Tables};
+use super::tail::Tail;
+use super::{AppendError, Appended};
+use crate::clock::Monotonic;
+
+/// Cursors kept at most; a further one works but is not saved.
+pub(super) const MAX_CURSORS: usize = 4096;
+/// Streams ever made in a data directory.
+pub(super) const MAX_STREAMS: usize = 4096;
+/// Unreadable ranges remembered per stream; further ones show as discarded.
+pub(super) const MAX_DAMAGE: usize = 64;
+/// Sequences of a memory stream that are reserved at a time.
+const RESERVATION: u64 = 65_536;
+/// The log's own records in one commit; what finds no room waits for the next one.
+const PIGGYBACK_BYTES: usize = 48 << 10;
+
+/// A stream.
+#[derive(Debug)]
+pub(super) struct StreamCore {
+    pub(super) name: String,
+    pub(super) uid: StreamUid,
+    /// `None` if it is no longer configured: readable until retention takes it.
+    pub(super) config: Option<StreamConfig>,
+    /// Next sequence to give out.
+    pub(super) next: u64,
+    /// Behind the last durable one.
+    pub(super) durable_next: u64,
+    /// Up to here a person removed it.
+    pub(super) purged: u64,
+    pub(super) held: Held,
+    pub(super) ring: Option<Ring>,
+    /// Of a memory stream: sequences below are safe to use, and have been asked for.
+    pub(super) reserved: u64,
+    pub(super) reserving: u64,
+    /// Unreadable, both ends included, in order.
+    pub(super) damage: Vec<(u64, u64)>,
+    pending_msgs: u64,
+    pending_bytes: u64,
+    span: usize,
+    /// `first` moved since it was last written.
+    pub(super) dirty: bool,
+}
+
+impl StreamCore {
+    pub(super) fn new(name: String, uid: StreamUid) -> StreamCore {
+        StreamCore {
+            name,
+            uid,
+            config: None,
+            next: 1,
+            durable_next: 1,
+            purged: 0,
+            held: Held::new(1),
+            ring: None,
+            reserved: 0,
+            reserving: 0,
+            damage: Vec::new(),
+            pending_msgs: 0,
+            pending_bytes: 0,
+            span: 0,
+            dirty: false,
+        }
+    }
+
+    pub(super) fn limits(&self) -> Option<&StreamLimits> {
+        self.config.as_ref().map(|c| &c.limits)
+    }
+
+    pub(super) fn state(&self) -> StreamState {
+        if let Some(ring) = &self.ring {
+            return ring.state();
+        }
+        let first = if self.held.msgs == 0 { self.durable_next } else { self.held.first };
+        StreamState {
+            first: Seq(first),
+            last: Seq(self.durable_next - 1),
+            msgs: self.held.msgs,
+            bytes: self.held.bytes,
+        }
+    }
+
+    pub(super) fn discarded_msgs(&self) -> u64 {
+        self.held.discarded_msgs + self.ring.as_ref().map_or(0, |r| r.discarded_msgs)
+    }
+
+    /// The limit that a message of `bytes` would exceed.
+    fn refuses(&self, bytes: u64, disk_full: bool) -> Option<&'static str> {
+        let limits = self.limits()?;
+        if let Some(ring) = &self.ring {
+            return ring.refuses(bytes);
+        }
+        if limits.discard == Discard::Old {
+            return None;
+        }
+        let over = |max: Option<u64>, now: u64| max.is_some_and(|max| now > max);
+        if over(limits.max_msgs, self.held.msgs + self.pending_msgs + 1) {
+            Some("max_msgs")
+        } else if over(limits.max_bytes, self.held.bytes + self.pending_bytes + bytes) {
+            Some("max_bytes")
+        } else if disk_full {
+            Some("disk")
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn note_damage(&mut self, first: u64, last: u64) -> bool {
+        if first > last || self.damage.len() >= MAX_DAMAGE || self.damage.iter().any(|d| d.0 <= first && last <= d.1) {
+            return false;
+        }
+        self.damage.push((first, last));
+        self.damage.sort_unstable();
+        true
+    }
+}
+
+/// A cursor.
+#[derive(Debug)]
+pub(super) struct CursorCore {
+    pub(super) name: String,
+    pub(super) stream: StreamId,
+    pub(super) floor: u64,
+    pub(super) lost: u64,
+    /// Not to be written.
+    pub(super) volatile: bool,
+    pub(super) dirty: bool,
+    /// It is behind what is held, and that was announced.
+    in_loss: bool,
+}
+
+/// An epoch, as much of it as is kept in memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EpochCore {
+    pub(super) number: u32,
+    pub(super) disk_bytes: u64,
+    /// Table records in it, live or not.
+    pub(super) table_records: u64,
+}
+
+/// Counters for status and metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
+    pub(super) commits: u64,
+    pub(super) staged_bytes: u64,
+    pub(super) ingested_bytes: u64,
+    pub(super) epochs_written: u64,
+    pub(super) epochs_dropped: u64,
+    pub(super) appended_msgs: u64,
+    pub(super) appended_bytes: u64,
+    pub(super) busy: u64,
+    pub(super) refused: u64,
+    pub(super) slot_waits: u64,
+    pub(super) damaged_msgs: u64,
+    pub(super) disk_used: u64,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) sizes: Sizes,
+    pub(super) seed: u64,
+    pub(super) streams: Vec<StreamCore>,
+    pub(super) names: HashMap<String, StreamId>,
+    pub(super) cursors: Vec<Option<CursorCore>>,
+    pub(super) boots: Boots,
+    pub(super) tables: Tables,
+    pub(super) tail: Tail,
+    pub(super) epochs: VecDeque<EpochCore>,
+    pub(super) next_epoch: u32,
+    pub(super) next_group: u64,
+    /// Frames up to this group are in epochs.
+    pub(super) last_sealed_group: u64,
+    pub(super) next_generation: u64,
+    pub(super) group: Group,
+    pub(super) ticket: u64,
+    pub(super) durable: u64,
+    table_pending_bytes: u64,
+    /// The log's own records that the next commit takes along.
+    pub(super) metas: VecDeque<Meta>,
+    /// A commit is wanted even if no group is there.
+    pub(super) must_commit: bool,
+    pub(super) closing: bool,
+    /// The writer has ended: nothing more will be sealed.
+    pub(super) writer_ended: bool,
+    pub(super) failed: bool,
+    /// What must not be discarded fills the disk.
+    pub(super) disk_full: bool,
+    pub(super) counters: Counters,
+}
+
+impl Core {
+    pub(super) fn new(sizes: Sizes, seed: u64) -> Core {
+        Core {
+            sizes,
+            seed,
+            streams: Vec::new(),
+            names: HashMap::new(),
+            cursors: Vec::new(),
+            boots: Boots::default(),
+            tables: Tables::default(),
+            tail: Tail::default(),
+            epochs: VecDeque::new(),
+            next_epoch: 1,
+            next_group: 1,
+            last_sealed_group: 0,
+            next_generation: 1,
+            group: Group::default(),
+            ticket: 0,
+            durable: 0,
+            table_pending_bytes: 0,
+            metas: VecDeque::new(),
+            must_commit: false,
+            closing: false,
+            writer_ended: false,
+            failed: false,
+            disk_full: false,
+            counters: Counters::default(),
+        }
+    }
+
+    pub(super) fn stream(&self, id: StreamId) -> &StreamCore {
+        &self.streams[id.0 as usize]
+    }
+
+    pub(super) fn stream_mut(&mut self, id: StreamId) -> &mut StreamCore {
+        &mut self.streams[id.0 as usize]
+    }
+
+    /// Hash of a table key or subject; seeded, so that nobody outside can make two keys meet.
+    pub(super) fn hash(&self, bytes: &[u8]) -> u128 {
+        xxhash_rust::xxh3::xxh3_128_with_seed(bytes, self.seed)
+    }
+
+    /// Appends a group to the one being collected, all of it or nothing.
+    pub(super) fn append(&mut self, entries: &[Entry<'_>], stamp: Stamp) -> Result<Appended, AppendError> {
+        if self.failed || self.closing {
+            return Err(AppendError::Failed);
+        }
+        let room = self.sizes.group_bytes;
+        let needed: usize = entries.iter().map(|e| entry_bytes(e) + RECORD_OVERHEAD_BYTES).sum();
+        if needed > room {
+            return Err(AppendError::TooLarge { bytes: needed, limit: room });
+        }
+        if self.group.raw.len() + needed > room {
+            self.counters.busy += 1;
+            return Err(AppendError::Busy);
+        }
+        let was_empty = self.group.is_empty();
+        if was_empty {
+            self.group.base_at = stamp.at.0;
+        }
+        let mark = self.group.mark();
+        let pending = self.table_pending_bytes;
+        let mut last_seq = None;
+        for (at, entry) in entries.iter().enumerate() {
+            let done = match entry {
+                Entry::Message(message) => self.append_message(message, stamp).map(|seq| last_seq = Some(Seq(seq))),
+                Entry::Put { table, key, value } => self.append_put(*table, key, value),
+                Entry::Delete { table, key } => {
+                    let hash = self.hash(key);
+                    self.group.delete(table.0, hash, key);
+                    Ok(())
+                }
+            };
+            if let Err(refusal) = done {
+                self.take_back(&entries[..at]);
+                self.group.reset(mark);
+                self.table_pending_bytes = pending;
+                self.counters.refused += u64::from(matches!(refusal, AppendError::Full { .. }));
+                self.counters.busy += u64::from(refusal == AppendError::Busy);
+                return Err(refusal);
+            }
+        }
+        self.count(entries);
+        if self.group.is_empty() {
+            // Only memory streams: done already.
+            return Ok(Appended { ticket: Ticket(self.durable), last_seq });
+        }
+        self.ticket += 1;
+        self.group.ticket = self.ticket;
+        if was_empty {
+            self.group.opened = Some(Instant::now());
+        }
+        Ok(Appended { ticket: Ticket(self.ticket), last_seq })
+    }
+
+    fn append_message(&mut self, message: &NewMessage<'_>, stamp: Stamp) -> Result<u64, AppendError> {
+        let bytes = message_bytes(message);
+        let disk_full = self.disk_full;
+        let hash = self.seed;
+        let stream = self.streams.get_mut(message.stream.0 as usize).ok_or(AppendError::Failed)?;
+        if let Some(max) = stream.limits().and_then(|l| l.max_msg_bytes)
+            && bytes > u64::from(max)
+        {
+            return Err(AppendError::TooLarge {
+                bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
+                limit: max as usize,
+            });
+        }
+        if let Some(limit) = stream.refuses(bytes, disk_full) {
+            return Err(AppendError::Full { stream: stream.name.clone(), limit });
+        }
+        if let Some(ring) = &mut stream.ring {
+            if ring.next() >= stream.reserved {
+                // Faster than the reservation reached the disk: a little later it has.
+                return Err(AppendError::Busy);
+            }
+            return Ok(ring.push(stamp, message));
+        }
+        let seq = stream.next;
+        stream.next += 1;
+        stream.pending_msgs += 1;
+        stream.pending_bytes += bytes;
+        stream.span = self.group.message(stream.span, seq, stamp.at.0, message);
+        if stream.held.subjects.is_some() {
+            let subject = xxhash_rust::xxh3::xxh3_128_with_seed(message.subject, hash);
+            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+            self.group.subjects.push(super::group::SubjectNote { stream: message.stream.0, subject, seq, bytes });
+        }
+        Ok(seq)
+    }
+
+    fn append_put(&mut self, table: super::TableId, key: &[u8], value: &[u8]) -> Result<(), AppendError> {
+        let bytes = (key.len() + value.len()) as u64;
+        if self.tables.live_bytes() + self.table_pending_bytes + bytes > self.sizes.table_bytes {
+            return Err(AppendError::Full { stream: format!("$table-{}", table.0), limit: "tables" });
+        }
+        self.table_pending_bytes += bytes;
+        let hash = self.hash(key);
+        self.group.put(table.0, hash, key, value);
+        Ok(())
+    }
+
+    fn take_back(&mut self, entries: &[Entry<'_>]) {
+        for entry in entries.iter().rev() {
+            let Entry::Message(message) = entry else { continue };
+            let bytes = message_bytes(message);
+            let stream = &mut self.streams[message.stream.0 as usize];
+            if let Some(ring) = &mut stream.ring {
+                ring.unpush();
+                continue;
+            }
+            stream.next -= 1;
+            stream.pending_msgs -= 1;
+            stream.pending_bytes -= bytes;
+            self.group.unmessage(stream.span, bytes);
+        }
+    }
+
+    /// After a group was taken in whole: counters, and the limits and reservations of memory streams.
+    fn count(&mut self, entries: &[Entry<'_>]) {
+        for entry in entries {
+            let Entry::Message(message) = entry else { continue };
+            self.counters.appended_msgs += 1;
+            self.counters.appended_bytes += message_bytes(message);
+            let id = message.stream;
+            if self.streams[id.0 as usize].ring.is_none() {
+                continue;
+            }
+            self.enforce_ring(id, |_| false);
+            let stream = &mut self.streams[id.0 as usize];
+            let next = stream.ring.as_ref().map_or(0, Ring::next);
+            if next + RESERVATION / 2 > stream.reserving {
+                stream.reserving = next + RESERVATION;
+                self.metas.push_back(Meta::Reserve { stream: id.0, upto: stream.reserving });
+                self.must_commit = true;
+            }
+        }
+    }
+
+    /// Applies the limits of a memory stream.
+    fn enforce_ring(&mut self, id: StreamId, expired: impl Fn(Stamp) -> bool) {
+        let lost = self.streams[id.0 as usize].ring.as_mut().map(|r| r.enforce(expired));
+        self.charge_ring(id, &lost.unwrap_or_default());
+    }
+
+    /// Charges what a memory stream discarded: ranges, both ends included.
+    pub(super) fn charge_ring(&mut self, id: StreamId, lost: &[(u64, u64)]) {
+        let losses: Vec<Loss> =
+            lost.iter().map(|&(first, last)| Loss { first, last, msgs: last - first + 1 }).collect();
+        self.charge_cursors(id, &losses);
+    }
+
+    /// Takes the group being collected, the log's own pending records added; `spare` takes its place.
+    pub(super) fn take_group(&mut self, spare: Group, now: Monotonic) -> Group {
+        let mut group = std::mem::replace(&mut self.group, spare);
+        if group.is_empty() {
+            group.base_at = now.0;
+        }
+        self.must_commit = false;
+        let start = group.raw.len();
+        while let Some(meta) = self.metas.pop_front() {
+            if let Meta::Reserve { stream, upto } = meta {
+                group.reserves.push((stream, upto));
+            }
+            group.meta(&encode(META_VERSION, &meta));
+            if group.raw.len() - start > PIGGYBACK_BYTES {
+                self.must_commit = !self.metas.is_empty();
+                return group;
+            }
+        }
+        for (id, stream) in (0..).zip(&mut self.streams) {
+            if stream.dirty && group.raw.len() - start < PIGGYBACK_BYTES {
+                stream.dirty = false;
+                let meta = Meta::Trim { stream: id, first: stream.held.first, purged: stream.purged };
+                group.meta(&encode(META_VERSION, &meta));
+            }
+        }
+        for cursor in self.cursors.iter_mut().flatten() {
+            if cursor.dirty && group.raw.len() - start < PIGGYBACK_BYTES {
+                cursor.dirty = false;
+                group.meta(&encode(META_VERSION, &Meta::Cursor(record(cursor))));
+            }
+        }
+        group
+    }
+
+    /// Whether a commit now would save something.
+    pub(super) fn has_unsaved(&self) -> bool {
+        !self.group.is_empty()
+            || !self.metas.is_empty()
+            || self.streams.iter().any(|s| s.dirty)
+            || self.cursors.iter().flatten().any(|c| c.dirty)
+    }
+
+    /// The group is on disk, in the frame of this number: readers may see it.
+    pub(super) fn publish(&mut self, group: &Group, number: u64) {
+        for span in group.spans.iter().filter(|s| s.msgs > 0) {
+            let stream = &mut self.streams[span.stream as usize];
+            stream.durable_next = span.last + 1;
+            stream.pending_msgs -= span.msgs;
+            stream.pending_bytes -= span.bytes;
+            let source = Source::Frame(number);
+            stream.held.add(Piece { source, first: span.first, last: span.last, msgs: span.msgs, bytes: span.bytes });
+        }
+        for note in &group.subjects {
+            self.streams[note.stream as usize].held.note_subject(note.subject, note.seq, note.bytes);
+        }
+        for op in &group.tables {
+            let place = Place::Tail { group: number, index: op.index };
+            self.tables.set(op.table, op.key, op.put.map(|bytes| Live { place, bytes }));
+            self.table_pending_bytes -= u64::from(op.put.unwrap_or(0));
+        }
+        for &(stream, upto) in &group.reserves {
+            let stream = &mut self.streams[stream as usize];
+            stream.reserved = stream.reserved.max(upto);
+        }
+        self.durable = self.durable.max(group.ticket);
+        self.settle_losses();
+    }
+
+    /// Charges what streams discarded to the cursors that had not confirmed it.
+    pub(super) fn settle_losses(&mut self) {
+        for id in 0..self.streams.len() {
+            let stream = &mut self.streams[id];
+            if stream.held.has_losses() {
+                stream.dirty = true;
+                let losses = stream.held.take_losses();
+                self.charge_cursors(StreamId(u32::try_from(id).unwrap_or(u32::MAX)), &losses);
+            }
+        }
+    }
+
+    fn charge_cursors(&mut self, id: StreamId, losses: &[Loss]) {
+        for cursor in self.cursors.iter_mut().flatten().filter(|c| c.stream == id) {
+            let mut lost = 0;
+            for loss in losses.iter().filter(|l| l.last > cursor.floor) {
+                let behind = loss.last - cursor.floor.max(loss.first.saturating_sub(1));
+                lost += loss.msgs.min(behind);
+            }
+            if lost == 0 {
+                continue;
+            }
+            cursor.lost += lost;
+            cursor.dirty = true;
+            if !cursor.in_loss {
+                cursor.in_loss = true;
+                let stream = &self.streams[id.0 as usize].name;
+                let floor = cursor.floor;
+                warn!(
+                    cursor = cursor.name,
+                    stream, floor, lost, "retention discarded messages that a reader had not confirmed"
+                );
+            }
+        }
+    }
+
+    /// A reader confirmed everything up to `floor`.
+    pub(super) fn advance_cursor(&mut self, at: usize, floor: u64) {
+        let Some(cursor) = self.cursors.get_mut(at).and_then(Option::as_mut) else { return };
+        if floor <= cursor.floor {
+            return;
+        }
+        cursor.floor = floor;
+        cursor.dirty = !cursor.volatile;
+        let first = self.streams[cursor.stream.0 as usize].state().first.0;
+        if cursor.floor + 1 >= first {
+            cursor.in_loss = false;
+        }
+    }
+
+    /// The cursor of that name, made if missing; its place in `cursors`.
+    pub(super) fn cursor(&mut self, name: &str, stream: StreamId) -> usize {
+        let same = |c: &Option<CursorCore>| c.as_ref().is_some_and(|c| c.stream == stream && c.name == name);
+        if let Some(at) = self.cursors.iter().position(same) {
+            return at;
+        }
+        let volatile = self.cursors.iter().flatten().filter(|c| !c.volatile).count() >= MAX_CURSORS;
+        if volatile {
+            error!(cursor = name, limit = MAX_CURSORS, "too many cursors; this one is not saved");
+        }
+        self.add_cursor(CursorRecord { stream: stream.0, name: name.to_owned(), floor: 0, lost: 0 }, volatile)
+    }
+
+    fn add_cursor(&mut self, record: CursorRecord, volatile: bool) -> usize {
+        let cursor = CursorCore {
+            name: record.name,
+            stream: StreamId(record.stream),
+            floor: record.floor,
+            lost: record.lost,
+            volatile,
+            dirty: !volatile,
+            in_loss: false,
+        };
+        // Places are never given away twice: a handle of a removed cursor must not move another one.
+        self.cursors.push(Some(cursor));
+        self.cursors.len() - 1
+    }
+
+    /// Forgets a cursor.
+    pub(super) fn remove_cursor(&mut self, name: &str, stream: StreamId) {
+        for cursor in &mut self.cursors {
+            if cursor.as_ref().is_some_and(|c| c.stream == stream && c.name == name) {
+                *cursor = None;
+                self.metas.push_back(Meta::CursorGone { stream: stream.0, name: name.to_owned() });
+            }
+        }
+    }
+
+    /// What every epoch ends with and every slot begins with.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let streams = (0..).zip(&self.streams).map(|(id, s)| StreamRecord {
+            id,
+            name: s.name.clone(),
+            uid: s.uid.0,
+            // Not `next`: what was given out and never became durable was never seen.
+            next: s.durable_next.max(s.reserving),
+            first: s.held.first,
+            purged: s.purged,
+            discarded_msgs: s.discarded_msgs(),
+            damage: s.damage.clone(),
+        });
+        Snapshot {
+            streams: streams.collect(),
+            cursors: self.cursors.iter().flatten().filter(|c| !c.volatile).map(record).collect(),
+            boots: self.boots.records().to_vec(),
+        }
+    }
+
+    /// The record that a slot begins with, so that a lost store does not lose names, identities and sequences. Left out where it is too
+    /// large: the cursors, which then read some messages twice, and after that the rest.
+    pub(super) fn slot_record(&self) -> Option<Vec<u8>> {
+        const ROOM: usize = META_ROOM_BYTES - PIGGYBACK_BYTES - 4096;
+        let mut snapshot = self.snapshot();
+        let encoded = encode(META_VERSION, &Meta::Snapshot(snapshot.clone()));
+        if encoded.len() <= ROOM {
+            return Some(encoded);
+        }
+        snapshot.cursors.clear();
+        Some(encode(META_VERSION, &Meta::Snapshot(snapshot))).filter(|e| e.len() <= ROOM)
+    }
+
+    /// Takes over what was saved. Later or earlier than what is known already: the later wins.
+    pub(super) fn apply(&mut self, meta: Meta) {
+        match meta {
+            Meta::Stream { id, name, uid } => self.restore_stream(id, name, StreamUid(uid)),
+            Meta::Trim { stream, first, purged } => {
+                if let Some(stream) = self.streams.get_mut(stream as usize) {
+                    stream.held.trim_known(first);
+                    stream.purged = stream.purged.max(purged);
+                }
+            }
+            Meta::Reserve { stream, upto } => {
+                if let Some(stream) = self.streams.get_mut(stream as usize) {
+                    stream.next = stream.next.max(upto);
+                    stream.durable_next = stream.durable_next.max(upto);
+                }
+            }
+            Meta::Cursor(record) => self.restore_cursor(&record),
+            Meta::CursorGone { stream, name } => {
+                self.cursors.retain(|c| c.as_ref().is_none_or(|c| c.stream.0 != stream || c.name != name));
+            }
+            Meta::Boot(record) => self.boots.restore(record),
+            Meta::Damage { stream, first, last } => {
+                if let Some(stream) = self.streams.get_mut(stream as usize) {
+                    stream.note_damage(first, last);
+                }
+            }
+            Meta::Snapshot(snapshot) => self.apply_snapshot(snapshot),
+        }
+    }
+
+    pub(super) fn apply_snapshot(&mut self, snapshot: Snapshot) {
+        for record in snapshot.streams {
+            self.restore_stream(record.id, record.name, StreamUid(record.uid));
+            let Some(stream) = self.streams.get_mut(record.id as usize) else { continue };
+            stream.next = stream.next.max(record.next);
+            stream.held.trim_known(record.first);
+            stream.purged = stream.purged.max(record.purged);
+            stream.held.discarded_msgs = stream.held.discarded_msgs.max(record.discarded_msgs);
+            for (first, last) in record.damage {
+                stream.note_damage(first, last);
+            }
+        }
+        for record in &snapshot.cursors {
+            self.restore_cursor(record);
+        }
+        for record in snapshot.boots {
+            self.boots.restore(record);
+        }
+    }
+
+    fn restore_stream(&mut self, id: u32, name: String, uid: StreamUid) {
+        let at = id as usize;
+        if at >= MAX_STREAMS || id >= TABLE_BASE {
+            return;
+        }
+        while self.streams.len() <= at {
+            // Filled in by its own record; stays nameless if that is lost.
+            self.streams.push(StreamCore::new(String::new(), StreamUid(0)));
+        }
+        self.names.insert(name.clone(), StreamId(id));
+        let stream = &mut self.streams[at];
+        stream.name = name;
+        stream.uid = uid;
+    }
+
+    fn restore_cursor(&mut self, record: &CursorRecord) {
+        if record.stream as usize >= self.streams.len() {
+            return;
+        }
+        let at = self.cursor(&record.name, StreamId(record.stream));
+        if let Some(cursor) = self.cursors[at].as_mut() {
+            cursor.floor = cursor.floor.max(record.floor);
+            cursor.lost = cursor.lost.max(record.lost);
+            cursor.dirty = false;
+        }
+    }
+
+    /// Gives a configured stream its number, and its limits.
+    pub(super) fn configure(&mut self, config: StreamConfig, uid: impl FnOnce() -> u64) -> bool {
+        let (id, made) = match self.names.get(&config.name) {
+            Some(id) => (*id, false),
+            None => {
+                let id = StreamId(u32::try_from(self.streams.len()).unwrap_or(u32::MAX));
+                let uid = StreamUid(uid());
+                self.streams.push(StreamCore::new(config.name.clone(), uid));
+                self.names.insert(config.name.clone(), id);
+                self.metas.push_back(Meta::Stream { id: id.0, name: config.name.clone(), uid: uid.0 });
+                (id, true)
+            }
+        };
+        let stream = self.stream_mut(id);
+        if config.storage == Storage::Memory {
+            stream.ring = Some(Ring::new(config.limits.clone(), stream.next));
+            stream.reserving = stream.next + RESERVATION;
+            let upto = stream.reserving;
+            self.metas.push_back(Meta::Reserve { stream: id.0, upto });
+        } else {
+            stream.held.subjects = config.limits.max_msgs_per_subject.map(Subjects::new);
+        }
+        self.stream_mut(id).config = Some(config);
+        made
+    }
+
+    /// Removes an epoch from everything; what is live in it is discarded.
+    pub(super) fn forget_epoch(&mut self, number: u32) {
+        self.epochs.retain(|e| e.number != number);
+        for stream in &mut self.streams {
+            stream.held.drop_epoch(number);
+        }
+        self.settle_losses();
+    }
+}
+
+fn record(cursor: &CursorCore) -> CursorRecord {
+    CursorRecord { stream: cursor.stream.0, name: cursor.name.clone(), floor: cursor.floor, lost: cursor.lost }
+}
+
+fn message_bytes(message: &NewMessage<'_>) -> u64 {
+    (message.subject.len() + message.headers.len() + message.payload.len()) as u64
+}
+
+fn entry_bytes(entry: &Entry<'_>) -> usize {
+    match entry {
+        Entry::Message(m) => m.subject.len() + m.headers.len() + m.payload.len(),
+        Entry::Put { key, value, .. } => key.len() + value.len(),
+        Entry::Delete { key, .. } => key.len(),
+    }
+}

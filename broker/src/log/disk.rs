@@ -1,0 +1,48 @@
+//! What the data directory takes on its filesystem, and what is left there.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Allocated bytes of everything below `dir`, itself included. The files in `except` (not that folder itself) are left out.
+pub(super) fn allocated(dir: &Path, except: Option<&Path>) -> io::Result<u64> {
+    let mut sum = fs::symlink_metadata(dir)?.blocks() * 512;
+    if except == Some(dir) {
+        return Ok(sum);
+    }
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let size = match entry.metadata() {
+            Ok(meta) if meta.is_dir() => allocated(&entry.path(), except),
+            Ok(meta) => Ok(meta.blocks() * 512),
+            Err(error) => Err(error),
+        };
+        match size {
+            Ok(bytes) => sum += bytes,
+            // Removed while this looked.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sum)
+}
+
+/// Bytes left on the filesystem for a process without privileges.
+pub(super) fn available(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Makes a file of `bytes` zeros, allocated.
+pub(super) fn fill(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = fs::File::create(path)?;
+    let mut left = bytes;
+    let zeros = [0; 4096];
+    while left > 0 {
+        let n = left.min(zeros.len() as u64);
+        io::Write::write_all(&mut &file, &zeros[..usize::try_from(n).unwrap_or(zeros.len())])?;
+        left -= n;
+    }
+    file.sync_all()
+}

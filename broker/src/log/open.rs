@@ -1,0 +1,501 @@
+//! Opening: locks the directory, finds what the epochs hold, replays the frames behind them, and applies the configuration.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex};
+
+use rustix::fs::FlockOperation;
+use tokio::sync::{Notify, watch};
+use tracing::{error, info, warn};
+
+use super::block::OpenBlock;
+use super::cache::Cache;
+use super::core::{Core, EpochCore};
+use super::disk;
+use super::frame::unpack;
+use super::group::Span;
+use super::held::{Piece, Source};
+use super::layout::{
+    FORMAT_VERSION, INDEX_STREAM, INDEX_VERSION, META_VERSION, Meta, SNAPSHOT_VERSION, Snapshot, TABLE_BASE, TAG_PUT,
+    decode, key,
+};
+use super::plan::Sizes;
+use super::records::{FrameRecords, Record};
+use super::shared::{Content, Shared};
+use super::staging::{Found, SlotId, Staging, scan};
+use super::store::{Store, StoreError};
+use super::stream::{Seq, StreamId};
+use super::tables::{Live, Place};
+use super::tail::Stage;
+use super::{DamagedPlace, DurableMark, LogConfig, OpenError, OpenReport, Ticket};
+
+/// Opens everything but the threads.
+pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenReport), OpenError> {
+    check(&config)?;
+    let dir = config.dir.clone();
+    fs::create_dir_all(&dir).map_err(|e| not_writable(&dir, &e))?;
+    let lock = lock(&dir)?;
+    let mut report = OpenReport::default();
+    let seed = format(&dir, &mut report)?;
+    let mut core = Core::new(sizes, seed);
+
+    let path = dir.join("store");
+    let store = match Store::open(&path) {
+        Ok(store) => store,
+        Err(StoreError::Damaged(what)) => {
+            let aside = quarantine(&dir, &path).map_err(|e| not_writable(&dir, &e))?;
+            error!(what, moved_to = %aside.display(), "the epochs cannot be opened; they were moved aside, the log goes on with its staging files");
+            report.quarantined = Some(aside);
+            Store::open(&path).map_err(|e| OpenError::Storage(e.to_string()))?
+        }
+        Err(StoreError::Full) => return Err(OpenError::DiskFull { dir }),
+        Err(StoreError::Io(what)) => return Err(OpenError::Storage(what)),
+    };
+    load_epochs(&store, &mut core, &mut report).map_err(|e| OpenError::Storage(e.to_string()))?;
+
+    let staging = Staging::open(&dir, sizes.slot_bytes).map_err(|e| match e.kind() {
+        io::ErrorKind::StorageFull => OpenError::DiskFull { dir: dir.clone() },
+        _ => not_writable(&dir, &e),
+    })?;
+    replay(&staging, &mut core, &mut report).map_err(|e| OpenError::Storage(e.to_string()))?;
+
+    let id = config.clock.boot_id().map_or(0, |id| xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), seed) | 1);
+    report.boot = core.boots.begin(id, config.clock.monotonic(), config.clock.wall());
+    if let Some(record) = core.boots.records().last() {
+        core.metas.push_back(Meta::Boot(record.clone()));
+    }
+
+    let saved: Vec<u64> = core.streams.iter().map(|s| s.held.known_first).collect();
+    for stream in &mut core.streams {
+        stream.held.settle_known();
+        stream.next = stream.next.max(stream.durable_next);
+        stream.durable_next = stream.next;
+        if stream.held.msgs == 0 {
+            stream.held.first = stream.held.first.max(stream.next);
+        }
+    }
+    charge_dropped(&mut core, &saved);
+    for stream in &config.streams {
+        if core.streams.len() >= super::core::MAX_STREAMS && !core.names.contains_key(&stream.name) {
+            return Err(OpenError::Config(format!(
+                "stream \"{}\": more than {} streams were ever made in this data directory",
+                stream.name,
+                super::core::MAX_STREAMS
+            )));
+        }
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|e| OpenError::Storage(e.to_string()))?;
+        core.configure(stream.clone(), || u64::from_le_bytes(random));
+    }
+    core.must_commit = !core.metas.is_empty();
+    core.counters.disk_used = disk::allocated(&dir, None).map_err(|e| not_writable(&dir, &e))?;
+    report.epochs = core.epochs.len() as u64;
+    report.disk_used_bytes = core.counters.disk_used;
+
+    let shared = Shared {
+        core: Mutex::new(core),
+        writer_wake: Condvar::new(),
+        sealer_wake: Condvar::new(),
+        room: Notify::new(),
+        mark: watch::Sender::new(DurableMark { ticket: Ticket(0), failed: false }),
+        store,
+        staging,
+        cache: Mutex::new(Cache::default()),
+        clock: config.clock,
+        dir,
+        max_bytes: config.max_bytes,
+        min_free: config.min_free,
+        ack: config.ack,
+        max_delay: config.max_delay,
+        codec: config.codec,
+        seed,
+        _lock: lock,
+    };
+    settle(&shared, &saved);
+    Ok((shared, report))
+}
+
+fn check(config: &LogConfig) -> Result<(), OpenError> {
+    for (at, stream) in config.streams.iter().enumerate() {
+        let name = &stream.name;
+        let rest = name.strip_prefix('$').unwrap_or(name);
+        let good = (1..=64).contains(&name.len())
+            && !rest.is_empty()
+            && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        if !good {
+            return Err(OpenError::Config(format!(
+                "stream name \"{name}\": 1 to 64 characters of A-Z a-z 0-9 _ - are allowed"
+            )));
+        }
+        if config.streams[..at].iter().any(|s| s.name == *name) {
+            return Err(OpenError::Config(format!("stream \"{name}\" is configured twice")));
+        }
+    }
+    Ok(())
+}
+
+fn not_writable(dir: &Path, error: &io::Error) -> OpenError {
+    OpenError::NotWritable { dir: dir.to_owned(), error: error.to_string() }
+}
+
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join("LOCK");
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let mut file = open.map_err(|e| not_writable(dir, &e))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            // Only to name the other process.
+            let _unreadable = file.read_to_string(&mut text);
+            return Err(OpenError::Locked { dir: dir.to_owned(), pid: text.trim().parse().ok() });
+        }
+        Err(error) => return Err(not_writable(dir, &error.into())),
+    }
+    let pid = std::process::id();
+    file.set_len(0).and_then(|()| writeln!(file, "{pid}")).map_err(|e| not_writable(dir, &e))?;
+    Ok(file)
+}
+
+/// Reads `FORMAT`, or makes it; returns the seed.
+fn format(dir: &Path, report: &mut OpenReport) -> Result<u64, OpenError> {
+    let path = dir.join("FORMAT");
+    match fs::read_to_string(&path) {
+        Ok(text) => parse_format(dir, &text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if dir.join("store").exists() || dir.join("staging-0").exists() {
+                return Err(OpenError::NotALog { dir: dir.to_owned(), reason: "FORMAT is missing".into() });
+            }
+            report.created = true;
+            let mut random = [0; 8];
+            getrandom::fill(&mut random).map_err(|e| OpenError::Storage(e.to_string()))?;
+            let seed = u64::from_le_bytes(random);
+            let text = format!("headwater-log\nversion = {FORMAT_VERSION}\nseed = {seed:016x}\n");
+            write_whole(dir, &path, text.as_bytes()).map_err(|e| not_writable(dir, &e))?;
+            Ok(seed)
+        }
+        Err(error) => Err(not_writable(dir, &error)),
+    }
+}
+
+fn parse_format(dir: &Path, text: &str) -> Result<u64, OpenError> {
+    let not_ours = |reason: &str| OpenError::NotALog { dir: dir.to_owned(), reason: reason.into() };
+    let mut lines = text.lines();
+    if lines.next() != Some("headwater-log") {
+        return Err(not_ours("FORMAT is not ours"));
+    }
+    let field = |line: Option<&str>, name: &str| {
+        line.and_then(|l| l.strip_prefix(name)?.trim_start().strip_prefix('=').map(|v| v.trim().to_owned()))
+    };
+    let version = field(lines.next(), "version").and_then(|v| v.parse::<u32>().ok());
+    match version {
+        Some(FORMAT_VERSION) => {}
+        Some(found) => return Err(OpenError::OtherVersion { found, ours: FORMAT_VERSION }),
+        None => return Err(not_ours("FORMAT has no version")),
+    }
+    let seed = field(lines.next(), "seed").and_then(|v| u64::from_str_radix(&v, 16).ok());
+    seed.ok_or_else(|| not_ours("FORMAT has no seed"))
+}
+
+/// Writes a file so that it is there whole or not at all.
+fn write_whole(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(dir)?.sync_all()
+}
+
+fn quarantine(dir: &Path, store: &Path) -> io::Result<PathBuf> {
+    let free = (1..).map(|n| dir.join(format!("damaged-{n}"))).find(|p| !p.exists());
+    let aside = free.ok_or_else(|| io::Error::other("no free name"))?;
+    fs::rename(store, &aside)?;
+    File::open(dir)?.sync_all()?;
+    Ok(aside)
+}
+
+/// Takes over the index of every epoch, and the newest snapshot.
+fn load_epochs(store: &Store, core: &mut Core, report: &mut OpenReport) -> Result<(), StoreError> {
+    let epochs = store.epochs()?;
+    for &(number, _) in epochs.iter().rev() {
+        // Should the newest not be readable, an older one knows all but the latest streams.
+        match store.value(&key(number, INDEX_STREAM, 1)) {
+            Ok(Some(value)) => {
+                if let Some((snapshot, _)) = decode::<Snapshot>(SNAPSHOT_VERSION, &value) {
+                    core.apply_snapshot(snapshot);
+                    break;
+                }
+            }
+            Ok(None) | Err(StoreError::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
+        warn!(epoch = number, "the state saved in an epoch cannot be read");
+    }
+    let mut holes = vec![false; core.streams.len()];
+    for (number, disk_bytes) in epochs {
+        core.next_epoch = number + 1;
+        let index = match store.value(&key(number, INDEX_STREAM, 0)) {
+            Ok(value) => value.and_then(|v| decode(INDEX_VERSION, &v).map(|(index, _)| index)),
+            Err(StoreError::Damaged(_)) => None,
+            Err(error) => return Err(error),
+        };
+        let index: Option<super::layout::EpochIndex> = index;
+        let table_records = index.as_ref().map_or(1, |i| i.tables.iter().map(|t| t.records).sum());
+        core.epochs.push_back(EpochCore { number, disk_bytes, table_records });
+        let Some(index) = index else {
+            error!(epoch = number, "the index of an epoch cannot be read; what it holds is reported as damaged");
+            report.damaged_epochs += 1;
+            holes.fill(true);
+            continue;
+        };
+        core.last_sealed_group = core.last_sealed_group.max(index.last_group);
+        for entry in &index.streams {
+            let Some(stream) = core.streams.get_mut(entry.id as usize) else { continue };
+            let expected = stream.durable_next.max(stream.held.first);
+            if std::mem::take(&mut holes[entry.id as usize]) && entry.first > expected && stream.durable_next > 1 {
+                note_damage(core, entry.id, expected, entry.first - 1, report);
+            }
+            let Some(stream) = core.streams.get_mut(entry.id as usize) else { continue };
+            let source = Source::Epoch(number);
+            stream.held.add(Piece {
+                source,
+                first: entry.first,
+                last: entry.last,
+                msgs: entry.msgs,
+                bytes: entry.bytes,
+            });
+            stream.durable_next = stream.durable_next.max(entry.last + 1);
+        }
+        for table in &index.tables {
+            let mut first = 0;
+            for step in &table.blocks {
+                first += step;
+                load_table_block(store, core, number, table.table, first)?;
+            }
+        }
+    }
+    core.next_group = core.last_sealed_group + 1;
+    Ok(())
+}
+
+fn load_table_block(store: &Store, core: &mut Core, epoch: u32, table: u8, first: u64) -> Result<(), StoreError> {
+    let value = match store.value(&key(epoch, TABLE_BASE + u32::from(table), first)) {
+        Ok(value) => value.and_then(|v| OpenBlock::open(first, &v)),
+        Err(StoreError::Damaged(_)) => None,
+        Err(error) => return Err(error),
+    };
+    let Some(block) = value else {
+        error!(epoch, table, "a block of table records cannot be read; older values of its keys show instead");
+        return Ok(());
+    };
+    for record in block.messages().map_while(Result::ok) {
+        let hash = core.hash(record.subject);
+        let place = Place::Epoch { epoch, ordinal: u32::try_from(record.seq).unwrap_or(u32::MAX) };
+        let bytes = u32::try_from(record.bytes()).unwrap_or(u32::MAX);
+        core.tables.set(table, hash, (record.tag == TAG_PUT).then_some(Live { place, bytes }));
+    }
+    Ok(())
+}
+
+fn note_damage(core: &mut Core, id: u32, first: u64, last: u64, report: &mut OpenReport) {
+    let stream = core.stream_mut(StreamId(id));
+    if !stream.note_damage(first, last) {
+        return;
+    }
+    error!(stream = stream.name, first, last, "messages are damaged; readers get a gap");
+    report.damaged.push(DamagedPlace { stream: stream.name.clone(), first: Seq(first), last: Seq(last) });
+    core.counters.damaged_msgs += last - first + 1;
+    core.metas.push_back(Meta::Damage { stream: id, first, last });
+}
+
+/// Applies the frames that no epoch contains.
+fn replay(staging: &Staging, core: &mut Core, report: &mut OpenReport) -> io::Result<()> {
+    let slots = [(SlotId::A, staging.read(SlotId::A)?), (SlotId::B, staging.read(SlotId::B)?)];
+    let after = core.last_sealed_group;
+    let mut scans: Vec<(SlotId, super::staging::Scan<'_>)> =
+        slots.iter().map(|(slot, bytes)| (*slot, scan(bytes, core.seed, after))).collect();
+    scans.sort_by_key(|(_, scan)| scan.frames.last().map_or(0, |f| f.header.group));
+    let mut raw = Vec::new();
+    let newest = scans.last().map(|(slot, _)| *slot);
+    for (slot, scan) in &scans {
+        report.bytes_cut += scan.cut_bytes;
+        let Some(last) = scan.frames.last() else { continue };
+        let tail = core.tail.slot_mut(*slot);
+        tail.stage = if newest == Some(*slot) { Stage::Active } else { Stage::Sealed };
+        tail.generation = last.header.generation;
+        core.next_generation = core.next_generation.max(last.header.generation + 1);
+        for frame in &scan.frames {
+            replay_frame(core, *slot, frame, &mut raw, report);
+        }
+        // Where the next frame goes; damaged places before it stay as they are.
+        core.tail.slot_mut(*slot).used = last.end;
+        core.next_group = core.next_group.max(last.header.group + 1);
+    }
+    if report.frames_replayed > 0 {
+        info!(frames = report.frames_replayed, bytes_cut = report.bytes_cut, "replayed the staging log");
+    }
+    Ok(())
+}
+
+fn replay_frame(core: &mut Core, slot: SlotId, frame: &Found<'_>, raw: &mut Vec<u8>, report: &mut OpenReport) {
+    let header = frame.header;
+    if header.group < core.next_group || !unpack(header.codec, frame.body, header.raw_len, raw) {
+        return;
+    }
+    report.frames_replayed += 1;
+    report.frames_lost += header.group - core.next_group;
+    core.next_group = header.group + 1;
+    core.boots.seen(header.boot, header.base_at);
+    core.tail.push(slot, header, frame.body, 0);
+    let mut spans: Vec<Span> = Vec::new();
+    for (index, record) in (0u32..).zip(FrameRecords::new(raw).map_while(Result::ok)) {
+        match record {
+            Record::Message { stream, message } => {
+                let bytes = message.bytes();
+                match spans.iter_mut().find(|s| s.stream == stream) {
+                    Some(span) => {
+                        span.last = message.seq;
+                        span.msgs += 1;
+                        span.bytes += bytes;
+                    }
+                    None => spans.push(Span { stream, first: message.seq, last: message.seq, msgs: 1, bytes }),
+                }
+            }
+            Record::Put { table, key, value } => {
+                let hash = core.hash(key);
+                let bytes = u32::try_from(key.len() + value.len()).unwrap_or(u32::MAX);
+                let place = Place::Tail { group: header.group, index };
+                core.tables.set(table, hash, Some(Live { place, bytes }));
+                core.tail.slot_mut(slot).table_records += 1;
+            }
+            Record::Delete { table, key } => {
+                let hash = core.hash(key);
+                core.tables.set(table, hash, None);
+                core.tail.slot_mut(slot).table_records += 1;
+            }
+            Record::Meta(bytes) => match decode::<Meta>(META_VERSION, bytes) {
+                Some((meta, _)) => core.apply(meta),
+                None => warn!(group = header.group, "a record of the log's own state cannot be read"),
+            },
+        }
+    }
+    for span in spans {
+        replay_span(core, header.group, &span, report);
+    }
+}
+
+fn replay_span(core: &mut Core, group: u64, span: &Span, report: &mut OpenReport) {
+    let Some(stream) = core.streams.get(span.stream as usize) else {
+        error!(stream = span.stream, first = span.first, last = span.last, "messages of a stream whose name is lost");
+        return;
+    };
+    if span.first < stream.durable_next {
+        return;
+    }
+    let expected = stream.durable_next.max(stream.held.first);
+    if span.first > expected {
+        note_damage(core, span.stream, expected, span.first - 1, report);
+    }
+    report.messages_replayed += span.msgs;
+    let stream = core.stream_mut(StreamId(span.stream));
+    let source = Source::Frame(group);
+    stream.held.add(Piece { source, first: span.first, last: span.last, msgs: span.msgs, bytes: span.bytes });
+    stream.durable_next = span.last + 1;
+}
+
+/// Epochs that were dropped after the state was last saved: what they held is lost for cursors that had not confirmed it.
+fn charge_dropped(core: &mut Core, saved: &[u64]) {
+    let firsts: Vec<u64> = core.streams.iter().map(|s| s.state().first.0).collect();
+    let damage: Vec<Vec<(u64, u64)>> = core.streams.iter().map(|s| s.damage.clone()).collect();
+    for cursor in core.cursors.iter_mut().flatten() {
+        let at = cursor.stream.0 as usize;
+        let from = saved[at].max(cursor.floor + 1);
+        let gone: u64 = damage[at].iter().map(|d| (d.1.min(firsts[at] - 1) + 1).saturating_sub(d.0.max(from))).sum();
+        let lost = firsts[at].saturating_sub(from).saturating_sub(gone);
+        if lost > 0 {
+            cursor.lost += lost;
+            cursor.dirty = true;
+        }
+    }
+}
+
+/// Exact counts, limits and subjects: what must be read from blocks for that is read here.
+fn settle(shared: &Shared, saved: &[u64]) {
+    let count = shared.lock().streams.len();
+    for at in 0..count {
+        let id = StreamId(u32::try_from(at).unwrap_or(u32::MAX));
+        let discarded = {
+            let core = shared.lock();
+            let held = &core.stream(id).held;
+            (held.discarded_msgs, held.discarded_bytes)
+        };
+        // The first piece may begin before what was saved as the first message held: those are gone, and were counted.
+        let begins = shared.lock().stream_mut(id).held.reopen_first();
+        let first = saved.get(at).copied().unwrap_or(0);
+        if begins.is_some_and(|begins| begins < first) {
+            shared.trim(id, first);
+        }
+        if shared.lock().stream(id).held.subjects.is_some() {
+            note_subjects(shared, id);
+        }
+        {
+            let mut core = shared.lock();
+            let held = &mut core.stream_mut(id).held;
+            (held.discarded_msgs, held.discarded_bytes) = discarded;
+            drop(held.take_losses());
+        }
+        shared.enforce(id);
+    }
+}
+
+/// Reads a whole stream to learn the last messages of every subject.
+fn note_subjects(shared: &Shared, id: StreamId) {
+    let pieces: Vec<Piece> = shared.lock().stream(id).held.pieces().copied().collect();
+    for piece in pieces {
+        let mut at = piece.first;
+        while at <= piece.last {
+            let mut notes = Vec::new();
+            let mut note = |seq: u64, subject: &[u8], bytes: u64| {
+                let hash = xxhash_rust::xxh3::xxh3_128_with_seed(subject, shared.seed);
+                notes.push((hash, seq, u32::try_from(bytes).unwrap_or(u32::MAX)));
+            };
+            let end = match shared.content(piece.source, id.0, at, piece.last) {
+                Ok(None) => piece.last + 1,
+                Err(unreadable) => unreadable.end,
+                Ok(Some(Content::Block(block))) => {
+                    for m in block.messages().map_while(Result::ok).filter(|m| m.seq >= at) {
+                        note(m.seq, m.subject, m.bytes());
+                    }
+                    match piece.source {
+                        Source::Epoch(epoch) if block.last_seq < at => {
+                            shared.behind_block(epoch, id.0, at).unwrap_or(piece.last + 1)
+                        }
+                        _ => block.last_seq + 1,
+                    }
+                }
+                Ok(Some(Content::Frame { body, .. })) => {
+                    for record in FrameRecords::new(&body).map_while(Result::ok) {
+                        match record {
+                            Record::Message { stream, message } if stream == id.0 => {
+                                note(message.seq, message.subject, message.bytes());
+                            }
+                            _ => {}
+                        }
+                    }
+                    piece.last + 1
+                }
+            };
+            let mut core = shared.lock();
+            let held = &mut core.stream_mut(id).held;
+            for (hash, seq, bytes) in notes {
+                if seq >= held.first {
+                    held.note_subject(hash, seq, bytes);
+                }
+            }
+            at = end.max(at + 1);
+        }
+    }
+    shared.cache().clear();
+}

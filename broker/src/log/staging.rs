@@ -1,0 +1,204 @@
+//! The staging log: two preallocated files, overwritten in place, so that a commit allocates nothing and needs no journal of the
+//! filesystem. Reads them back after a crash.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use super::frame::{FrameHeader, decode_frame, frame_len, looks_like_frame, read_header};
+use super::layout::FRAME_ALIGN;
+
+/// Which of the two files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SlotId {
+    A,
+    B,
+}
+
+impl SlotId {
+    pub(super) fn other(self) -> SlotId {
+        match self {
+            SlotId::A => SlotId::B,
+            SlotId::B => SlotId::A,
+        }
+    }
+
+    pub(super) fn index(self) -> usize {
+        match self {
+            SlotId::A => 0,
+            SlotId::B => 1,
+        }
+    }
+}
+
+/// The two files.
+#[derive(Debug)]
+pub(super) struct Staging {
+    files: [File; 2],
+    slot_bytes: u64,
+}
+
+impl Staging {
+    /// Opens both files; makes those that are missing or of another size, filled with zeros, so that every later write is in place.
+    /// A longer file (the budget was lowered) stays as it is: it may hold frames.
+    pub(super) fn open(dir: &Path, slot_bytes: u64) -> io::Result<Staging> {
+        let open = |name: &str| -> io::Result<File> {
+            let path = dir.join(name);
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+            fill(&file, slot_bytes)?;
+            Ok(file)
+        };
+        let files = [open("staging-0")?, open("staging-1")?];
+        File::open(dir)?.sync_all()?;
+        Ok(Staging { files, slot_bytes })
+    }
+
+    pub(super) fn slot_bytes(&self) -> u64 {
+        self.slot_bytes
+    }
+
+    /// Writes a frame in place.
+    pub(super) fn write(&self, slot: SlotId, at: u64, frame: &[u8]) -> io::Result<()> {
+        debug_assert!(at + frame.len() as u64 <= self.slot_bytes);
+        self.files[slot.index()].write_all_at(frame, at)
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn sync(&self, slot: SlotId) -> io::Result<()> {
+        self.files[slot.index()].sync_data()
+    }
+
+    /// Everything in a slot.
+    pub(super) fn read(&self, slot: SlotId) -> io::Result<Vec<u8>> {
+        let file = &self.files[slot.index()];
+        let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+}
+
+/// Allocates every block of the file, up to `len`, without changing what is there. Never shortens it.
+fn fill(file: &File, len: u64) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    if metadata.len() >= len && metadata.blocks() * 512 >= len {
+        return Ok(());
+    }
+    // A fresh file, or one whose preparation was cut short: then it holds nothing beyond its length, and what it holds stays.
+    zero(file, metadata.len(), len)?;
+    file.sync_all()
+}
+
+fn zero(file: &File, mut at: u64, end: u64) -> io::Result<()> {
+    const CHUNK: usize = 64 << 10;
+    let zeros = vec![0; CHUNK];
+    while at < end {
+        let n = usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK));
+        file.write_all_at(&zeros[..n], at)?;
+        at += n as u64;
+    }
+    Ok(())
+}
+
+/// A frame found in a slot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found<'a> {
+    pub(super) header: FrameHeader,
+    pub(super) body: &'a [u8],
+    /// Where the next frame would begin.
+    pub(super) end: u64,
+}
+
+/// What a slot holds.
+#[derive(Debug, Default)]
+pub(super) struct Scan<'a> {
+    /// Whole frames of groups behind `after`, in order of position. Those of one slot life have one generation.
+    pub(super) frames: Vec<Found<'a>>,
+    /// Bytes of a frame behind the last one that was begun and not finished.
+    pub(super) cut_bytes: u64,
+}
+
+/// Finds the frames in a slot that no epoch contains yet. What follows them from earlier lives of the slot is passed over.
+pub(super) fn scan(bytes: &[u8], seed: u64, after: u64) -> Scan<'_> {
+    let mut all: Vec<Found<'_>> = Vec::new();
+    let mut torn: Vec<(u64, FrameHeader)> = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        if looks_like_frame(&bytes[at..]) {
+            if let Some((header, body)) = decode_frame(seed, &bytes[at..]) {
+                at += frame_len(body.len());
+                if header.group > after {
+                    all.push(Found { header, body, end: at as u64 });
+                }
+                continue;
+            }
+            torn.extend(read_header(&bytes[at..]).map(|header| (at as u64, header)));
+        }
+        at += FRAME_ALIGN;
+    }
+    // One life of a slot has one generation; an older one can only be a remnant.
+    let generation = all.iter().map(|f| f.header.generation).max();
+    all.retain(|f| Some(f.header.generation) == generation);
+    let end = all.last().map_or(0, |f| f.end);
+    let last_group = all.last().map_or(after, |f| f.header.group);
+    let cut = torn.iter().filter(|(at, header)| *at >= end && header.group > last_group);
+    let cut_bytes = cut.map(|(_, header)| frame_len(header.body_len as usize) as u64).next().unwrap_or(0);
+    Scan { frames: all, cut_bytes: cut_bytes.min(bytes.len() as u64) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::{FrameIdentity, encode_frame};
+    use super::super::layout::FRAME_HEADER_BYTES;
+    use super::*;
+
+    fn frame(group: u64, generation: u64, body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_frame(&mut out, 1, FrameIdentity { group, generation, base_at: 0, boot: 1, records: 1 }, body);
+        out
+    }
+
+    fn groups(scan: &Scan<'_>) -> Vec<u64> {
+        scan.frames.iter().map(|f| f.header.group).collect()
+    }
+
+    #[test]
+    fn frames_of_an_earlier_life_are_passed_over() {
+        let mut slot: Vec<u8> = (1..=9).flat_map(|g| frame(g, 1, b"old and longer")).collect();
+        let new: Vec<u8> = (20..=22).flat_map(|g| frame(g, 3, b"new")).collect();
+        slot[..new.len()].copy_from_slice(&new);
+        assert_eq!(groups(&scan(&slot, 1, 9)), [20, 21, 22]);
+        assert_eq!(groups(&scan(&slot, 1, 20)), [21, 22]);
+        assert_eq!(groups(&scan(&slot, 1, 22)), [0u64; 0]);
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_and_a_hole_is_jumped() {
+        let frames: Vec<Vec<u8>> = (1..=5).map(|g| frame(g, 1, &[7; 100])).collect();
+        let mut slot = frames.concat();
+        slot.resize(8192, 0);
+        let third = frames[0].len() * 2;
+        let mut holed = slot.clone();
+        holed[third + FRAME_HEADER_BYTES + 3] ^= 1;
+        assert_eq!(groups(&scan(&holed, 1, 0)), [1, 2, 4, 5]);
+
+        let last = frames[0].len() * 4;
+        let mut torn = slot.clone();
+        torn[last + 60] ^= 1;
+        let found = scan(&torn, 1, 0);
+        assert_eq!(groups(&found), [1, 2, 3, 4]);
+        assert_eq!(found.cut_bytes, frames[4].len() as u64);
+    }
+
+    #[test]
+    fn a_fresh_file_is_allocated_in_full_and_stays_as_it_is() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let staging = Staging::open(dir.path(), 1 << 20).expect("open");
+        let meta = std::fs::metadata(dir.path().join("staging-1")).expect("there");
+        assert!(meta.blocks() * 512 >= 1 << 20);
+        staging.write(SlotId::B, 64, b"abc").expect("write");
+        let again = Staging::open(dir.path(), 1 << 20).expect("open");
+        assert_eq!(&again.read(SlotId::B).expect("read")[64..67], b"abc");
+    }
+}

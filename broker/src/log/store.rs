@@ -1,0 +1,277 @@
+//! The epochs on disk. The only file that names fjall and lsm-tree; it uses bulk ingestion, range reads and whole-table drops, and never
+//! their journal, memtables, snapshots or compaction.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use fjall::config::{
+    BlockSizePolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, PartitioningPolicy, PinningPolicy,
+};
+use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, SeqNo};
+use lsm_tree::Guard;
+
+use super::layout::key;
+
+const KEYSPACE: &str = "epochs";
+
+/// Why the store could not do something.
+#[derive(Debug)]
+pub(super) enum StoreError {
+    /// What was read is not what was written. Other blocks can still be read.
+    Damaged(String),
+    /// The filesystem is full.
+    Full,
+    /// The disk or the library failed.
+    Io(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::Damaged(what) => write!(f, "damaged: {what}"),
+            StoreError::Full => f.write_str("no space left on the filesystem"),
+            StoreError::Io(what) => f.write_str(what),
+        }
+    }
+}
+
+impl From<lsm_tree::Error> for StoreError {
+    fn from(error: lsm_tree::Error) -> Self {
+        match error {
+            lsm_tree::Error::Io(e) => e.into(),
+            other => StoreError::Damaged(format!("{other:?}")),
+        }
+    }
+}
+
+impl From<fjall::Error> for StoreError {
+    fn from(error: fjall::Error) -> Self {
+        match error {
+            fjall::Error::Storage(e) => e.into(),
+            fjall::Error::Io(e) => e.into(),
+            fjall::Error::Poisoned | fjall::Error::Locked => StoreError::Io(format!("{error:?}")),
+            other => StoreError::Damaged(format!("{other:?}")),
+        }
+    }
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
+            // A table cut short or missing: what is gone is gone, the rest can be read.
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound | io::ErrorKind::InvalidData => {
+                StoreError::Damaged(error.to_string())
+            }
+            _ => StoreError::Io(error.to_string()),
+        }
+    }
+}
+
+/// The open store.
+pub(super) struct Store {
+    // Before the database, so that it goes first.
+    epochs: Keyspace,
+    _database: Database,
+    dir: PathBuf,
+    /// Readers share it while they have tables open; a drop takes it alone, so that a dropped file is gone when the drop returns.
+    lease: RwLock<()>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store, or makes it.
+    pub(super) fn open(dir: &Path) -> Result<Store, StoreError> {
+        // fjall writes its version marker last: without it, what is there is an unfinished creation and holds nothing.
+        if dir.exists() && !dir.join("version").exists() {
+            fs::remove_dir_all(dir)?;
+        }
+        let database = Database::builder(dir)
+            // Nothing uses the memtables, so the one worker never has a flush that could block it (fjall#323).
+            .worker_threads(1)
+            .cache_size(256 << 10)
+            .max_cached_files(Some(16))
+            .manual_journal_persist(true)
+            .open()?;
+        let epochs = database.keyspace(KEYSPACE, options)?;
+        // fjall does not restore its sequence numbers if its journal is missing; ours never holds anything, but without this a lost
+        // journal file would make new tables sort below old ones.
+        if let Some(highest) = epochs.tree.get_highest_seqno() {
+            database.supervisor.seqno.fetch_max(highest + 1);
+            database.supervisor.snapshot_tracker.set(database.supervisor.seqno.get());
+        }
+        shrink_journals(dir)?;
+        Ok(Store { epochs, _database: database, dir: dir.to_owned(), lease: RwLock::new(()) })
+    }
+
+    /// Writes an epoch: `fill` gives keys in ascending order to the function it gets. All or nothing, durable on return.
+    pub(super) fn ingest(
+        &self,
+        fill: impl FnOnce(&mut dyn FnMut([u8; 16], Vec<u8>) -> Result<(), StoreError>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut ingestion = self.epochs.start_ingestion()?;
+        fill(&mut |key, value| Ok(ingestion.write(&key[..], value)?))?;
+        ingestion.finish()?;
+        self.forget_old_versions()
+    }
+
+    /// Removes an epoch; its file is gone on return.
+    pub(super) fn drop_epoch(&self, epoch: u32) -> Result<(), StoreError> {
+        let _alone = self.lease.write().unwrap_or_else(PoisonError::into_inner);
+        self.epochs.tree.drop_range(key(epoch, 0, 0)..=key(epoch, u32::MAX, u64::MAX))?;
+        self.forget_old_versions()
+    }
+
+    /// lsm-tree keeps every version since open, and with it dropped tables, until told. No snapshot is ever open that could need one.
+    fn forget_old_versions(&self) -> Result<(), StoreError> {
+        let path = &self.epochs.tree.tree_config().path;
+        Ok(self.epochs.tree.get_version_history_lock().maintenance(path, SeqNo::MAX)?)
+    }
+
+    /// The epochs that exist and the allocated bytes of their files, in order.
+    pub(super) fn epochs(&self) -> Result<Vec<(u32, u64)>, StoreError> {
+        let mut found = Vec::new();
+        for table in self.epochs.tree.current_version().iter_tables() {
+            let first = table.metadata.key_range.min();
+            let number = first.get(..4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
+            let number = number.ok_or_else(|| StoreError::Damaged("key of an unknown shape".into()))?;
+            found.push((number, fs::metadata(&*table.path)?.blocks() * 512));
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Allocated bytes of the file of one epoch.
+    pub(super) fn epoch_bytes(&self, epoch: u32) -> Result<u64, StoreError> {
+        let prefix = epoch.to_be_bytes();
+        let mut bytes = 0;
+        for table in self.epochs.tree.current_version().iter_tables() {
+            if table.metadata.key_range.min().starts_with(&prefix) {
+                bytes += fs::metadata(&*table.path)?.blocks() * 512;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Where the files of the epochs lie.
+    pub(super) fn tables_dir(&self) -> PathBuf {
+        self.epochs.tree.tree_config().path.join("tables")
+    }
+
+    /// Removes what a failed ingestion left: table files that no version names.
+    pub(super) fn remove_leftovers(&self) -> Result<(), StoreError> {
+        let _alone = self.lease.write().unwrap_or_else(PoisonError::into_inner);
+        let known: Vec<Arc<PathBuf>> =
+            self.epochs.tree.current_version().iter_tables().map(|t| Arc::clone(&t.path)).collect();
+        for entry in fs::read_dir(self.tables_dir())? {
+            let path = entry?.path();
+            if !known.iter().any(|k| k.file_name() == path.file_name()) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of a key.
+    pub(super) fn value(&self, key: &[u8; 16]) -> Result<Option<Vec<u8>>, StoreError> {
+        let _lease = self.lease.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(self.epochs.tree.get(key, SeqNo::MAX)?.map(|v| v.to_vec()))
+    }
+
+    /// The block that holds `seq`, or would hold it: the last one that begins at or before it. Its first sequence and value.
+    pub(super) fn block_at(&self, epoch: u32, stream: u32, seq: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+        let _lease = self.lease.read().unwrap_or_else(PoisonError::into_inner);
+        let range = key(epoch, stream, 0)..=key(epoch, stream, seq);
+        let Some(found) = self.epochs.tree.range(range, SeqNo::MAX, None).next_back() else { return Ok(None) };
+        let (key, value) = found.into_inner()?;
+        Ok(super::layout::key_seq(&key).map(|first| (first, value.to_vec())))
+    }
+}
+
+fn options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        // Never acts: the tables are disjoint, and the log drops them itself.
+        .compaction_strategy(Arc::new(fjall::compaction::Fifo::new(u64::MAX, None)))
+        .data_block_size_policy(BlockSizePolicy::all(4096))
+        // Blocks come compressed.
+        .data_block_compression_policy(CompressionPolicy::disabled())
+        .index_block_compression_policy(CompressionPolicy::disabled())
+        .filter_policy(FilterPolicy::new([FilterPolicyEntry::None]))
+        .filter_block_pinning_policy(PinningPolicy::all(false))
+        .index_block_pinning_policy(PinningPolicy::all(false))
+        .index_block_partitioning_policy(PartitioningPolicy::all(false))
+        .filter_block_partitioning_policy(PartitioningPolicy::all(false))
+}
+
+/// fjall makes its journal 64 MiB long, sparse. It stays without blocks, so its length is only confusing; shorten it.
+fn shrink_journals(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "jnl") {
+            let metadata = fs::metadata(&path)?;
+            if metadata.blocks() == 0 && metadata.len() > 0 {
+                OpenOptions::new().write(true).open(&path)?.set_len(0)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(store: &Store, epoch: u32, values: &[(u32, u64, u8)]) {
+        store
+            .ingest(|put| {
+                for &(stream, seq, fill) in values {
+                    put(key(epoch, stream, seq), vec![fill; 9000])?;
+                }
+                Ok(())
+            })
+            .expect("ingest");
+    }
+
+    #[test]
+    fn epochs_are_written_read_dropped_and_found_again() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("store");
+        let store = Store::open(&path).expect("open");
+        for epoch in 1..=20 {
+            write(&store, epoch, &[(0, 10, 1), (0, 20, 2), (3, 5, 3)]);
+        }
+        let found = store.block_at(7, 0, 19).expect("read").expect("there");
+        assert_eq!((found.0, found.1[0]), (10, 1));
+        assert!(store.block_at(7, 0, 9).expect("read").is_none());
+        assert!(store.block_at(7, 1, 9).expect("read").is_none());
+        for epoch in (1..=10).chain([15]) {
+            store.drop_epoch(epoch).expect("drop");
+        }
+        let left: Vec<u32> = store.epochs().expect("list").iter().map(|e| e.0).collect();
+        let expected: Vec<u32> = (11..=14).chain(16..=20).collect();
+        assert_eq!(left, expected);
+        let files = fs::read_dir(path.join("keyspaces/1/tables")).expect("tables").count();
+        assert_eq!(files, 9, "dropped files are gone at once");
+        drop(store);
+        let store = Store::open(&path).expect("open again");
+        assert_eq!(store.epochs().expect("list").len(), 9);
+        assert!(store.value(&key(16, 3, 5)).expect("read").is_some());
+        write(&store, 21, &[(0, 1, 1)]);
+        let journal: u64 = fs::read_dir(&path)
+            .expect("dir")
+            .map(|e| e.expect("entry").path())
+            .filter(|p| p.extension().is_some())
+            .map(|p| fs::metadata(p).expect("file").blocks())
+            .sum();
+        assert_eq!(journal, 0, "the journal is never written");
+    }
+}

@@ -1,0 +1,252 @@
+//! What was in the log when the broker started.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::outbox::OwnMessages;
+use super::record::{self, BadRecord, ProgressRecord, RetainedRecord, SessionRecord, StampRecord, WillRecord, qos_of};
+use super::retained::Replay;
+use super::sessions::{Link, Offline, Slot, Subscription};
+use super::streams::Positions;
+use super::tables::{self, PROGRESS, RECEIVED, RETAINED, SESSIONS};
+use super::{Router, Wants};
+use crate::clock::Monotonic;
+use crate::log::{Seq, Stamp, TableId};
+use crate::mqtt::packet::{PacketId, PublishProperties, Will};
+use crate::mqtt::properties::decode_stored;
+use crate::mqtt::session::{InFlight, Message, ReceivedIds, SessionExpiry, SessionState};
+use crate::mqtt::topic::{TopicFilter, TopicName};
+
+/// Fills a router from the tables of the log: give it every entry of [`Restorer::TABLES`], in that order, then finish.
+#[derive(Debug)]
+pub struct Restorer {
+    router: Router,
+    now: Monotonic,
+    sessions: BTreeMap<String, Found>,
+    report: RestoreReport,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RestoreReport {
+    /// Sessions that live on.
+    pub sessions: usize,
+    /// Retained messages.
+    pub retained: usize,
+    /// Entries that could not be read; they are left alone.
+    pub unreadable: usize,
+    /// Retained messages beyond the configured bounds; they are left alone, and come back when there is room at a start.
+    pub retained_beyond_bounds: usize,
+    /// Sessions beyond `max_sessions`; they are left alone.
+    pub sessions_beyond_bounds: usize,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    session: SessionRecord,
+    progress: Option<ProgressRecord>,
+    received: Vec<PacketId>,
+}
+
+impl Restorer {
+    /// The tables, in the order in which they are to be given.
+    pub const TABLES: [TableId; 4] = [RETAINED, SESSIONS, PROGRESS, RECEIVED];
+
+    /// Fills `router`.
+    #[must_use]
+    pub fn new(router: Router, now: Monotonic) -> Self {
+        Self { router, now, sessions: BTreeMap::new(), report: RestoreReport::default() }
+    }
+
+    /// One entry.
+    pub fn entry(&mut self, table: TableId, key: &[u8], value: &Bytes) {
+        let read = match table {
+            RETAINED => self.retained(key, value),
+            SESSIONS => self.session(key, value),
+            PROGRESS => self.progress(key, value),
+            RECEIVED => self.received(key),
+            _ => Err(BadRecord),
+        };
+        if read.is_err() {
+            self.report.unreadable += 1;
+            self.router.counters.bad_records += 1;
+        }
+    }
+
+    fn retained(&mut self, key: &[u8], value: &Bytes) -> Result<(), BadRecord> {
+        let record: RetainedRecord<'_> = record::decode(value)?;
+        let StampRecord(boot, at) = record.stamp;
+        let message = Message {
+            topic: TopicName::new(Bytes::copy_from_slice(key)).map_err(|_| BadRecord)?,
+            payload: Bytes::copy_from_slice(record.payload),
+            qos: qos_of(record.qos),
+            retain: true,
+            properties: properties(record.properties)?,
+            received: self.router.received(Stamp { boot, at: Monotonic(at) }),
+        };
+        if !self.router.retained.has_room(&message.topic, message.cost_bytes()) {
+            self.report.retained_beyond_bounds += 1;
+            return Ok(());
+        }
+        self.report.retained += 1;
+        self.router.retained.set(Arc::new(message), None);
+        Ok(())
+    }
+
+    fn session(&mut self, key: &[u8], value: &Bytes) -> Result<(), BadRecord> {
+        let client_id = std::str::from_utf8(key).map_err(|_| BadRecord)?;
+        let session = record::decode(value)?;
+        if self.sessions.len() >= self.router.limits.max_sessions {
+            self.report.sessions_beyond_bounds += 1;
+            return Ok(());
+        }
+        self.sessions.entry(client_id.to_owned()).or_default().session = session;
+        Ok(())
+    }
+
+    fn progress(&mut self, key: &[u8], value: &Bytes) -> Result<(), BadRecord> {
+        let client_id = std::str::from_utf8(key).map_err(|_| BadRecord)?;
+        let progress = record::decode(value)?;
+        // A session without subscriptions has a progress record only.
+        if !self.sessions.contains_key(client_id) && self.sessions.len() >= self.router.limits.max_sessions {
+            self.report.sessions_beyond_bounds += 1;
+            return Ok(());
+        }
+        self.sessions.entry(client_id.to_owned()).or_default().progress = Some(progress);
+        Ok(())
+    }
+
+    fn received(&mut self, key: &[u8]) -> Result<(), BadRecord> {
+        let (packet_id, client_id) = tables::parse_received_key(key).ok_or(BadRecord)?;
+        if let Some(found) = self.sessions.get_mut(client_id) {
+            found.received.push(packet_id);
+        } else {
+            // Of a session that is gone.
+            self.router.deletes.push((RECEIVED, key.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// The router, ready for clients.
+    #[must_use]
+    pub fn finish(mut self) -> (Router, RestoreReport) {
+        for (client_id, found) in std::mem::take(&mut self.sessions) {
+            if self.install(&client_id, found).is_err() {
+                self.report.unreadable += 1;
+                self.router.counters.bad_records += 1;
+            } else {
+                self.report.sessions += 1;
+            }
+        }
+        (self.router, self.report)
+    }
+
+    fn install(&mut self, client_id: &str, found: Found) -> Result<(), BadRecord> {
+        let router = &mut self.router;
+        // Subscriptions without progress: written in one group, so something is wrong. Nothing is known of its expiry either.
+        let progress = found.progress.ok_or(BadRecord)?;
+        let mut subscriptions = BTreeMap::new();
+        for s in found.session.subscriptions {
+            let filter = TopicFilter::new(s.filter).map_err(|_| BadRecord)?;
+            let since = (!s.since.is_empty()).then(|| positions(router, &s.since, Seq(0)));
+            subscriptions.insert(filter, Subscription { options: s.options.into(), id: s.id, since });
+        }
+        let mut in_flight = VecDeque::with_capacity(progress.in_flight.len());
+        for e in progress.in_flight {
+            let packet_id = PacketId(std::num::NonZeroU16::new(e.packet_id).ok_or(BadRecord)?);
+            in_flight.push_back(InFlight { packet_id, stage: e.stage, retain: e.retain, origin: e.origin });
+        }
+        let mut replays = Vec::new();
+        let until_version = router.retained.version();
+        for r in progress.replays {
+            replays.push(Replay {
+                filter: TopicFilter::new(r.filter).map_err(|_| BadRecord)?,
+                qos: qos_of(r.qos),
+                subscription_id: r.subscription_id,
+                after: r.after.map(TopicName::new).transpose().map_err(|_| BadRecord)?,
+                until_version,
+            });
+        }
+        let own = progress
+            .own
+            .iter()
+            .filter_map(|(stream, first, last)| Some((router.streams.by_id(*stream)?, Seq(*first), Seq(*last))))
+            .collect();
+        // A stream that was added to the configuration since: what is in it already is not for this session.
+        let tails = router.streams.tails();
+        let mut at = positions(router, &progress.positions, Seq(0));
+        for (index, _) in router.streams.iter() {
+            if !progress.positions.iter().any(|(id, _)| *id == router.streams[index].id.0) {
+                at[index] = tails[index];
+            }
+        }
+        // G7, never early: a session that was connected when the broker ended is offline from now on; of an earlier boot only
+        // the time since this boot is known to have passed.
+        let since = match progress.offline_since {
+            None => Stamp { boot: router.boot, at: self.now },
+            Some(StampRecord(boot, at)) => Stamp { boot, at: Monotonic(at) },
+        };
+        let from = router.received(since);
+        let expiry = SessionExpiry(progress.expiry);
+        let ends = expiry.duration().map(|d| from + d);
+        let will = progress.will.map(will).transpose()?.map(|will| {
+            let due = from + Duration::from_secs(u64::from(will.delay));
+            (ends.map_or(due, |ends| ends.min(due)), Box::new(will))
+        });
+        let due = will.as_ref().map(|(due, _)| *due);
+        let state = SessionState {
+            in_flight,
+            received: ReceivedIds::restored(found.received),
+            next_packet_id: progress.next_packet_id,
+        };
+        let offline = Offline { state, positions: at, own: OwnMessages::restored(own), replays, since, ends, will };
+        let client_id: Arc<str> = Arc::from(client_id);
+        let filters: Vec<_> = subscriptions.iter().map(|(f, s)| (f.clone(), s.options, s.id)).collect();
+        let key = router.insert_slot(Slot {
+            client_id: Arc::clone(&client_id),
+            expiry,
+            subscriptions,
+            link: Link::Offline(Box::new(offline)),
+            stored: true,
+        });
+        router.by_client.insert(client_id, key);
+        router.subscriptions += filters.len();
+        for (filter, options, id) in filters {
+            router.trie.insert(&filter, key, Wants { options, id });
+        }
+        router.timers.extend(ends.map(|at| (at, key)));
+        router.timers.extend(due.map(|at| (at, key)));
+        Ok(())
+    }
+}
+
+fn positions(router: &Router, stored: &[(u32, u64)], absent: Seq) -> Positions {
+    Positions(
+        router
+            .streams
+            .iter()
+            .map(|(_, s)| stored.iter().find(|(id, _)| *id == s.id.0).map_or(absent, |(_, seq)| Seq(*seq)))
+            .collect(),
+    )
+}
+
+fn properties(stored: &[u8]) -> Result<Option<Box<PublishProperties>>, BadRecord> {
+    if stored.is_empty() {
+        return Ok(None);
+    }
+    decode_stored(&Bytes::copy_from_slice(stored)).map(|p| Some(Box::new(p))).map_err(|_| BadRecord)
+}
+
+fn will(record: WillRecord) -> Result<Will, BadRecord> {
+    Ok(Will {
+        topic: TopicName::new(record.topic).map_err(|_| BadRecord)?,
+        payload: Bytes::from(record.payload),
+        qos: qos_of(record.qos),
+        retain: record.retain,
+        delay: record.delay,
+        properties: properties(&record.properties)?,
+    })
+}

@@ -1,0 +1,517 @@
+//! The task of one connection: a thin shell around the session machine.
+//!
+//! It carries out what the machine says, in order: packets into the write buffer, messages to the router, in batches of what
+//! one read brought. It never waits inside an action: what finds no room in the log is kept (`batch`, `held`) and tried again,
+//! while deliveries and acknowledgements go on. It waits at one place ([`Connection::wait`]), for whatever may happen next.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+
+use super::feed::Feed;
+use super::hub::{Hub, Link};
+use super::wire::{Read, Wire};
+use super::{Phase, Shutdown};
+use crate::clock::Monotonic;
+use crate::log::{AppendError, DurableMark, Ticket};
+use crate::mqtt::packet::{Packet, Publish, ReasonCode, Version, Will};
+use crate::mqtt::session::{
+    AckTicket, Action, Answer, AnswerResult, Close, ClosedBy, Negotiated, Outgoing, Reading, Session, Transmit,
+};
+use crate::router::{Attached, Leaving, Progress, Publisher, SessionKey, Stop};
+
+/// Messages of one batch: what one read can bring of small ones.
+const BATCH_MSGS: usize = 256;
+
+/// How often a message that a full `discard = "new"` stream refused is tried again for a client that cannot be told.
+const FULL_RETRY: Duration = Duration::from_millis(250);
+
+/// Progress of a session is saved after this long or this many acknowledgements; a crash repeats at most so much.
+const SAVE_AFTER: Duration = Duration::from_secs(1);
+const SAVE_AFTER_ACKS: u64 = 1000;
+
+/// How long the last bytes may take to leave when we end a connection.
+const LAST_BYTES: Duration = Duration::from_secs(2);
+
+/// Why nothing more is carried out now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blocked {
+    /// The log has no room for a moment.
+    Room,
+    /// A stream is full; try again at this time.
+    Full(Monotonic),
+}
+
+/// One connection with a session; see the module.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) hub: Arc<Hub>,
+    pub(super) wire: Wire,
+    pub(super) session: Session,
+    pub(super) key: SessionKey,
+    link: Arc<Link>,
+    client_id: String,
+    max_packet_bytes: Option<u32>,
+    will: Option<Box<Will>>,
+    durable: watch::Receiver<DurableMark>,
+    pub(super) mark: Ticket,
+    /// Messages from the client that are not routed yet.
+    batch: Vec<Publish>,
+    /// What comes after them.
+    held: Option<Action>,
+    /// The record that the session is connected is not appended yet. It goes before everything else that is stored for it.
+    unsaved_connect: bool,
+    /// Subscribed, but the record is not appended yet: what to answer then.
+    unsaved: Option<Vec<ReasonCode>>,
+    blocked: Option<Blocked>,
+    /// In an episode of refused messages, which is logged once.
+    refusing: bool,
+    pub(super) feed: Feed,
+    closing: Option<Close>,
+    /// The broker shuts down: nothing more is read, what was taken is finished.
+    stopping: bool,
+    /// The socket is dead.
+    broken: bool,
+    save_at: Option<Monotonic>,
+    answers: Vec<Answer>,
+    timer: std::pin::Pin<Box<Sleep>>,
+    timer_at: Option<Monotonic>,
+}
+
+impl Connection {
+    pub(super) fn new(hub: Arc<Hub>, wire: Wire, link: Arc<Link>, agreed: Negotiated, attached: Attached) -> Self {
+        let now = hub.now();
+        let session = Session::new(now, &agreed, &hub.limits, attached.state, attached.present);
+        let durable = hub.log.durable();
+        let feed = Feed::new(attached.catch_up, attached.replays, &hub.counters);
+        Self {
+            wire,
+            session,
+            key: attached.key,
+            link,
+            client_id: agreed.client_id,
+            max_packet_bytes: agreed.max_packet_bytes,
+            will: agreed.will.map(Box::new),
+            durable,
+            mark: Ticket(0),
+            unsaved_connect: agreed.expiry.persists(),
+            batch: Vec::new(),
+            held: None,
+            unsaved: None,
+            blocked: None,
+            refusing: false,
+            feed,
+            closing: None,
+            stopping: false,
+            broken: false,
+            save_at: None,
+            answers: Vec::new(),
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            timer_at: None,
+            hub,
+        }
+    }
+
+    /// Serves the client until the connection ends, and gives the session back.
+    pub(super) async fn run(mut self, mut shutdown: Shutdown) {
+        loop {
+            let more = self.work();
+            if self.wire.flush(&self.hub.counters).is_err() {
+                self.broken = true;
+            }
+            if self.closing.is_some() || self.broken {
+                break;
+            }
+            if self.stopping && self.settled() {
+                self.session.close(ReasonCode::ServerShuttingDown, "the server is shutting down");
+                continue;
+            }
+            self.wait(more, &mut shutdown).await;
+        }
+        self.end(&mut shutdown).await;
+    }
+
+    /// Does everything that can be done without waiting. `true`: call again soon, there is more.
+    fn work(&mut self) -> bool {
+        let now = self.hub.now();
+        if self.link.taken_over.load(Acquire) {
+            self.abandon();
+            // [MQTT-3.1.4-3]
+            self.session.close(ReasonCode::SessionTakenOver, "another connection has taken the session over");
+        }
+        if self.session.waits_for().is_some() || self.feed.is_catching_up() {
+            // IMPORTANT: the mark is looked at before the log is read, so that a reader that finds nothing waits for a later one.
+            self.mark = self.durable.borrow_and_update().ticket;
+            self.session.durable(AckTicket(self.mark.0));
+            self.feed.mark_moved(self.mark);
+        }
+        self.session.timeout(now, if self.held_back() { Reading::Paused } else { Reading::Active });
+        if self.blocked.is_none_or(|b| matches!(b, Blocked::Full(at) if at <= now)) {
+            self.blocked = None;
+            self.carry_out(now);
+        }
+        if self.may_read() {
+            match self.wire.read(&self.hub.counters) {
+                Ok(Read::Some) => self.session.heard(now),
+                Ok(Read::None) => {}
+                Ok(Read::End) | Err(_) => self.broken = true,
+            }
+        }
+        while self.may_read() {
+            match self.wire.decode(Some(self.session.version()), self.hub.limits.max_packet_bytes) {
+                Ok(Some(packet)) => self.session.handle_packet(now, packet),
+                Ok(None) => break,
+                Err(error) => self.session.close(error.reason, error.detail),
+            }
+        }
+        self.carry_out(now);
+        self.transmit();
+        let more = self.closing.is_none() && !self.broken && self.deliver(now);
+        self.save_progress(now);
+        more
+    }
+
+    /// We keep the client from being heard.
+    fn held_back(&self) -> bool {
+        self.blocked.is_some() || !self.session.wants_read()
+    }
+
+    fn may_read(&self) -> bool {
+        !self.broken && !self.stopping && self.closing.is_none() && !self.held_back() && self.wire.may_read()
+    }
+
+    /// Everything that was received is routed, appended and acknowledged.
+    fn settled(&self) -> bool {
+        self.batch.is_empty() && self.held.is_none() && self.unsaved.is_none() && self.session.waits_for().is_none()
+    }
+
+    /// Carries out what the machine says, until there is nothing more or the log has no room.
+    fn carry_out(&mut self, now: Monotonic) {
+        loop {
+            if self.blocked.is_some() || self.closing.is_some() {
+                return;
+            }
+            if self.unsaved_connect {
+                self.unsaved_connect = false;
+                match self.save_now() {
+                    Err(AppendError::Busy) => {
+                        self.unsaved_connect = true;
+                        self.blocked = Some(Blocked::Room);
+                    }
+                    Err(AppendError::Failed) => self.log_failed(),
+                    Ok(_) | Err(AppendError::TooLarge { .. } | AppendError::Full { .. }) => {}
+                }
+                continue;
+            }
+            if let Some(reasons) = self.unsaved.take() {
+                self.save_session(reasons);
+                continue;
+            }
+            while self.held.is_none() && self.batch.len() < BATCH_MSGS {
+                match self.session.poll_action() {
+                    Some(Action::Publish(publish)) => self.batch.push(publish),
+                    None => break,
+                    other => self.held = other,
+                }
+            }
+            if !self.batch.is_empty() {
+                self.route(now);
+            } else if let Some(action) = self.held.take() {
+                self.execute(action);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn route(&mut self, now: Monotonic) {
+        let publisher = Publisher::Client(self.key, self.session.version());
+        let mut answers = std::mem::take(&mut self.answers);
+        let routed = self.hub.publish(publisher, &self.batch, &mut answers);
+        let refused = answers.iter().any(|a| matches!(a.result, AnswerResult::One(ReasonCode::QuotaExceeded, _)));
+        if refused {
+            self.refusing(None);
+        }
+        self.batch.drain(..routed.done);
+        for answer in answers.drain(..) {
+            self.session.answer(answer);
+        }
+        self.answers = answers;
+        match routed.stopped {
+            None => {
+                self.refusing &= refused;
+                if self.batch.capacity() > BATCH_MSGS / 4 {
+                    self.batch = Vec::new();
+                }
+            }
+            Some(Stop::Busy) => self.blocked = Some(Blocked::Room),
+            Some(Stop::Full { stream, limit }) => {
+                self.refusing(Some((&stream, limit)));
+                self.blocked = Some(Blocked::Full(now + FULL_RETRY));
+            }
+            Some(Stop::Failed) => self.log_failed(),
+        }
+    }
+
+    fn refusing(&mut self, held_back: Option<(&str, &str)>) {
+        if std::mem::replace(&mut self.refusing, true) {
+            return;
+        }
+        let client_id = self.client_id.as_str();
+        match held_back {
+            Some((stream, limit)) => {
+                tracing::warn!(client_id, stream, limit, "stream is full, the client is held back until there is room");
+            }
+            None if self.session.version() == Version::V5 => {
+                tracing::warn!(client_id, "messages refused with quota exceeded");
+            }
+            None => {
+                tracing::warn!(
+                    client_id,
+                    "messages larger than their stream takes are acknowledged and discarded, as MQTT 3.1.1 cannot refuse them"
+                );
+            }
+        }
+    }
+
+    fn log_failed(&mut self) {
+        self.abandon();
+        self.session.close(ReasonCode::ImplementationSpecificError, "the log has failed");
+    }
+
+    /// Drops what was not routed: it was not acknowledged, the client will send it again.
+    fn abandon(&mut self) {
+        self.batch = Vec::new();
+        self.held = None;
+        self.unsaved = None;
+        self.blocked = None;
+        // Whatever else the machine wanted belongs to packets behind these.
+        while self.session.poll_action().is_some() {}
+    }
+
+    fn execute(&mut self, action: Action) {
+        match action {
+            Action::Release(packet_id) => match self.hub.with(|router, log| router.release(log, self.key, packet_id)) {
+                Ok(ticket) => self.session.answer(Answer {
+                    ticket: AckTicket(ticket.0),
+                    result: AnswerResult::One(ReasonCode::Success, None),
+                }),
+                Err(AppendError::Failed) => self.log_failed(),
+                Err(AppendError::Busy | AppendError::TooLarge { .. } | AppendError::Full { .. }) => {
+                    self.held = Some(Action::Release(packet_id));
+                    self.blocked = Some(Blocked::Room);
+                }
+            },
+            Action::Subscribe(subscribe) => {
+                let replays = &mut self.feed.replays;
+                let reasons = self.hub.with(|router, _| router.subscribe(self.key, subscribe, replays));
+                self.save_session(reasons);
+            }
+            Action::Unsubscribe(unsubscribe) => {
+                let replays = &mut self.feed.replays;
+                let reasons = self.hub.with(|router, _| router.unsubscribe(self.key, unsubscribe, replays));
+                self.save_session(reasons);
+            }
+            Action::Publish(_) => debug_assert!(false, "collected before"),
+            Action::Close(close) => self.closing = Some(close),
+        }
+    }
+
+    /// Encodes what the machine wants to be written.
+    pub(super) fn transmit(&mut self) {
+        while let Some(transmit) = self.session.poll_transmit() {
+            match transmit {
+                Transmit::Packet(packet) => self.send(packet),
+                Transmit::Publish(outgoing) => self.send_publish(&outgoing),
+            }
+        }
+    }
+
+    fn send_publish(&mut self, outgoing: &Outgoing) {
+        match self.wire.deliver(outgoing, self.session.version(), self.max_packet_bytes) {
+            Ok(()) => {
+                self.hub.counters.messages_out[outgoing.qos as usize].fetch_add(1, Relaxed);
+                self.hub.counters.redelivered.fetch_add(u64::from(outgoing.dup), Relaxed);
+            }
+            Err(packet_id) => {
+                self.hub.counters.dropped_too_large_for_client.fetch_add(1, Relaxed);
+                if let Some(packet_id) = packet_id {
+                    self.session.undeliverable(packet_id);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, packet: Packet) {
+        if !self.wire.send(packet, self.session.version(), self.max_packet_bytes) {
+            // An acknowledgement that the client does not accept: the specification has no way out but to leave it away.
+            self.hub.counters.dropped_too_large_for_client.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Saves changed subscriptions; SUBACK and UNSUBACK wait for it.
+    fn save_session(&mut self, reasons: Vec<ReasonCode>) {
+        let progress = Progress {
+            in_flight: self.session.in_flight(),
+            reading: self.feed.positions(),
+            replays: &self.feed.replays,
+        };
+        let ticket = match self.hub.with(|router, log| router.save_session(log, self.key, progress)) {
+            Ok(ticket) => ticket,
+            Err(AppendError::Busy) => {
+                self.unsaved = Some(reasons);
+                self.blocked = Some(Blocked::Room);
+                return;
+            }
+            Err(AppendError::Failed) => return self.log_failed(),
+            Err(error @ (AppendError::TooLarge { .. } | AppendError::Full { .. })) => {
+                tracing::error!(
+                    client_id = self.client_id,
+                    ?error,
+                    "subscriptions could not be saved and will not survive a restart"
+                );
+                Ticket(0)
+            }
+        };
+        let result = AnswerResult::Each(reasons);
+        self.session.answer(Answer { ticket: AckTicket(ticket.0), result });
+    }
+
+    /// Saves how far the client has come; nothing waits for it.
+    fn save_progress(&mut self, now: Monotonic) {
+        let progress = self.session.progress();
+        if progress == 0 || !self.session.expiry().persists() || self.closing.is_some() {
+            return;
+        }
+        let at = *self.save_at.get_or_insert(now + SAVE_AFTER);
+        if now < at && progress < SAVE_AFTER_ACKS {
+            return;
+        }
+        if self.save_now().is_ok() {
+            self.session.saved();
+            self.save_at = None;
+        } else {
+            self.save_at = Some(now + SAVE_AFTER);
+        }
+    }
+
+    fn save_now(&self) -> Result<Ticket, AppendError> {
+        let progress = Progress {
+            in_flight: self.session.in_flight(),
+            reading: self.feed.positions(),
+            replays: &self.feed.replays,
+        };
+        self.hub.save_progress(self.key, progress)
+    }
+
+    /// Waits for the next thing to happen. Every branch is safe to cancel: the sockets' readiness, notifications that keep
+    /// their permit, watches, and a reader's task that goes on by itself.
+    async fn wait(&mut self, more: bool, shutdown: &mut Shutdown) {
+        let wants_read = self.may_read();
+        let wants_write = self.wire.has_output();
+        let wants_mark = self.session.waits_for().is_some() || self.feed.waits_for_mark();
+        let wants_room = self.blocked == Some(Blocked::Room) || self.feed.waits_for_room();
+        self.set_timer();
+        let timed = self.timer_at.is_some();
+        let awaited = if self.stopping { Phase::Expired } else { Phase::Stopping };
+        let socket = &self.wire.socket;
+        tokio::select! {
+            () = tokio::task::yield_now(), if more => {}
+            () = self.link.wake.notified() => {}
+            ready = socket.readable(), if wants_read => match ready {
+                Ok(()) => self.wire.set_ready(),
+                Err(_) => self.broken = true,
+            },
+            ready = socket.writable(), if wants_write => self.broken |= ready.is_err(),
+            _ = self.durable.changed(), if wants_mark => {}
+            () = self.hub.log.room(), if wants_room => {
+                if self.blocked == Some(Blocked::Room) {
+                    self.blocked = None;
+                }
+                self.feed.room();
+            }
+            read = self.feed.read_done(), if self.feed.is_reading() => self.feed.take_read(read),
+            () = &mut self.timer, if timed => self.timer_at = None,
+            () = shutdown.reached(awaited) => {
+                if self.stopping {
+                    self.abandon();
+                    self.session.close(ReasonCode::ServerShuttingDown, "the server is shutting down");
+                }
+                self.stopping = true;
+            }
+        }
+    }
+
+    fn set_timer(&mut self) {
+        let full = match self.blocked {
+            Some(Blocked::Full(at)) => Some(at),
+            Some(Blocked::Room) | None => None,
+        };
+        let Some(at) = [self.session.next_timeout(), full, self.save_at].into_iter().flatten().min() else {
+            self.timer_at = None;
+            return;
+        };
+        // A timer that fires early costs one look; moving it with every packet would cost more.
+        if self.timer_at.is_none_or(|set| at < set) {
+            self.timer.as_mut().reset(Instant::now() + at.since(self.hub.now()));
+            self.timer_at = Some(at);
+        }
+    }
+
+    /// Gives the session back, after what the client sent before it left was routed.
+    async fn end(mut self, shutdown: &mut Shutdown) {
+        if let Some(close) = self.closing {
+            match (close.by, close.reason) {
+                (ClosedBy::Us, ReasonCode::KeepAliveTimeout) => {
+                    self.hub.counters.keep_alive_timeouts.fetch_add(1, Relaxed);
+                }
+                (ClosedBy::Us, ReasonCode::SessionTakenOver | ReasonCode::ServerShuttingDown)
+                | (ClosedBy::Client | ClosedBy::ClientWithWill, _) => {}
+                (ClosedBy::Us, _) => {
+                    self.hub.counters.protocol_errors.fetch_add(1, Relaxed);
+                }
+            }
+            tracing::debug!(client_id = self.client_id, reason = ?close.reason, detail = close.detail, "connection closed");
+            if self.wire.has_output() && !self.broken {
+                // The peer may not read any more; nothing depends on these bytes.
+                let _ = tokio::time::timeout(LAST_BYTES, super::handshake::drain(&self.hub, &mut self.wire)).await;
+            }
+        } else {
+            tracing::debug!(client_id = self.client_id, "connection lost");
+            self.finish_batch(shutdown).await;
+        }
+        let drop_will = self.closing.is_some_and(|close| close.by == ClosedBy::Client);
+        let will = self.will.take().filter(|_| !drop_will);
+        let expiry = self.session.expiry();
+        let reading = self.feed.positions().cloned();
+        let replays = std::mem::take(&mut self.feed.replays);
+        self.feed.end(&self.hub.counters);
+        let Connection { hub, session, key, link, wire, .. } = self;
+        // The socket first: whoever takes the session over need not fear that this one still writes.
+        drop(wire);
+        let state = session.into_state();
+        hub.detach(key, &link, Leaving { state, reading: reading.as_ref(), replays, expiry, will }).await;
+    }
+
+    /// The client is gone, what it sent before is not routed yet: routes it if the log finds room. QoS 0 messages would be lost
+    /// otherwise; others will come again.
+    async fn finish_batch(&mut self, shutdown: &mut Shutdown) {
+        while !self.batch.is_empty() && self.blocked == Some(Blocked::Room) {
+            tokio::select! {
+                () = self.hub.log.room() => {}
+                () = shutdown.expired() => return,
+                () = self.link.wake.notified() => {
+                    if self.link.taken_over.load(Acquire) {
+                        return;
+                    }
+                }
+            }
+            self.blocked = None;
+            let now = self.hub.now();
+            self.carry_out(now);
+        }
+    }
+}

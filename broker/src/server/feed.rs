@@ -1,0 +1,327 @@
+//! What goes to the client, in order: messages of an earlier connection again, then retained messages, then what was missed,
+//! then what is live; at the pace of the in-flight window and of the socket.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::task::{JoinError, JoinHandle};
+
+use super::connection::Connection;
+use super::stats::Counters;
+use crate::clock::Monotonic;
+use crate::log::{Item, ReadBatch, ReadError, Seq, StreamId, Ticket};
+use crate::mqtt::packet::{PacketId, QoS, ReasonCode};
+use crate::mqtt::session::{Delivered, Delivery, Origin};
+use crate::router::{CatchUp, Positions, Pull, Replay, Replayed, Step, StreamIndex};
+
+/// One page of a reader.
+const PAGE_MSGS: usize = 64;
+const PAGE_BYTES: usize = 64 * 1024;
+
+/// Taken out of the queue in one step.
+const PULL_BYTES: usize = 32 * 1024;
+
+/// Where the messages of one connection come from.
+#[derive(Debug)]
+pub(super) struct Feed {
+    catch_up: Option<CatchUp>,
+    pub(super) replays: Vec<Replay>,
+    /// A read of the log under way; at most one.
+    reader: Option<(Purpose, JoinHandle<Result<ReadBatch, ReadError>>)>,
+    read: Option<(Purpose, Result<ReadBatch, ReadError>)>,
+    /// A copy of a retained message found no room in the log.
+    no_room: bool,
+    /// The mark when the reader found nothing more.
+    tail_mark: Option<Ticket>,
+    pulled: Vec<Delivery>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    Page(StreamIndex),
+    Again(PacketId, Origin),
+}
+
+impl Feed {
+    pub(super) fn new(catch_up: Option<Positions>, replays: Vec<Replay>, counters: &Counters) -> Self {
+        counters.catch_up_readers.fetch_add(u64::from(catch_up.is_some()), Relaxed);
+        Self {
+            catch_up: catch_up.map(CatchUp::new),
+            replays,
+            reader: None,
+            read: None,
+            no_room: false,
+            tail_mark: None,
+            pulled: Vec::new(),
+        }
+    }
+
+    /// Positions, while catching up.
+    pub(super) fn positions(&self) -> Option<&Positions> {
+        self.catch_up.as_ref().map(CatchUp::positions)
+    }
+
+    pub(super) fn waits_for_mark(&self) -> bool {
+        self.tail_mark.is_some()
+    }
+
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.catch_up.is_some()
+    }
+
+    /// The connection ends.
+    pub(super) fn end(&mut self, counters: &Counters) {
+        counters.catch_up_readers.fetch_sub(u64::from(self.catch_up.take().is_some()), Relaxed);
+    }
+
+    pub(super) fn mark_moved(&mut self, mark: Ticket) {
+        if self.tail_mark.is_some_and(|seen| seen < mark) {
+            self.tail_mark = None;
+            if let Some(catch_up) = &mut self.catch_up {
+                catch_up.mark_moved();
+            }
+        }
+    }
+
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.no_room
+    }
+
+    pub(super) fn room(&mut self) {
+        self.no_room = false;
+    }
+
+    pub(super) fn is_reading(&self) -> bool {
+        self.reader.is_some()
+    }
+
+    /// Waits for the read under way. Safe to cancel: the task goes on by itself.
+    pub(super) async fn read_done(&mut self) -> Result<Result<ReadBatch, ReadError>, JoinError> {
+        match &mut self.reader {
+            Some((_, handle)) => handle.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Keeps what [`Feed::read_done`] returned for the next delivery.
+    pub(super) fn take_read(&mut self, read: Result<Result<ReadBatch, ReadError>, JoinError>) {
+        let Some((purpose, _)) = self.reader.take() else { return };
+        // A cancelled task means that the runtime ends.
+        if let Ok(read) = read {
+            self.read = Some((purpose, read));
+        }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        if let Some((_, handle)) = &self.reader {
+            handle.abort();
+        }
+    }
+}
+
+impl Connection {
+    /// Sends what may be sent. `true`: there is more, call again.
+    pub(super) fn deliver(&mut self, now: Monotonic) -> bool {
+        if let Some((purpose, read)) = self.feed.read.take() {
+            self.use_read(now, purpose, read);
+        }
+        if self.feed.reader.is_some() {
+            return false;
+        }
+        if self.session.redelivering() {
+            self.redeliver(now);
+            self.transmit();
+            if self.session.redelivering() {
+                return self.feed.reader.is_none() && self.session.next_redelivery().is_some();
+            }
+        }
+        if !self.wire.has_room() {
+            return false;
+        }
+        if !self.feed.replays.is_empty() && !self.feed.no_room {
+            return self.replay(now);
+        }
+        if self.feed.catch_up.is_some() { self.catch_up(now) } else { self.live(now) }
+    }
+
+    fn read(&mut self, purpose: Purpose, stream: StreamId, from: Seq, max_msgs: usize) {
+        let log = self.hub.log.clone();
+        let readers = std::sync::Arc::clone(&self.hub.readers);
+        let handle = tokio::spawn(async move {
+            // Never closed, so there is always a permit some time.
+            let permit = readers.acquire_owned().await.ok();
+            let read = tokio::task::spawn_blocking(move || log.read(stream, from, max_msgs, PAGE_BYTES)).await;
+            drop(permit);
+            read.unwrap_or_else(|_| Ok(ReadBatch { items: Vec::new(), next: from }))
+        });
+        self.feed.reader = Some((purpose, handle));
+    }
+
+    /// Asks for the next message of an earlier connection.
+    fn redeliver(&mut self, now: Monotonic) {
+        while let Some((packet_id, origin)) = self.session.next_redelivery() {
+            match origin {
+                Some(origin) => {
+                    self.read(Purpose::Again(packet_id, origin), StreamId(origin.stream), Seq(origin.seq), 1);
+                    return;
+                }
+                None => {
+                    self.session.redeliver(now, None);
+                    self.hub.with(|router, _| router.counters_mut().lost_to_retention += 1);
+                }
+            }
+        }
+    }
+
+    fn use_read(&mut self, now: Monotonic, purpose: Purpose, read: Result<ReadBatch, ReadError>) {
+        let batch = match read {
+            Ok(batch) => batch,
+            Err(error) => {
+                tracing::error!(?error, "the log cannot be read, the client is disconnected");
+                return self.session.close(ReasonCode::ImplementationSpecificError, "the log cannot be read");
+            }
+        };
+        match purpose {
+            Purpose::Page(stream) => {
+                let key = self.key;
+                let page = self.hub.with(|router, _| router.filter_page(key, stream, batch));
+                if let Some(catch_up) = &mut self.feed.catch_up {
+                    catch_up.accept(stream, page);
+                }
+            }
+            Purpose::Again(packet_id, origin) => {
+                if self.session.next_redelivery().is_none_or(|(id, _)| id != packet_id) {
+                    // Acknowledged meanwhile.
+                    return;
+                }
+                let stored = batch.items.into_iter().find_map(|item| match item {
+                    Item::Message(stored) if stored.seq == Seq(origin.seq) => Some(stored),
+                    Item::Message(_) | Item::Gap { .. } => None,
+                });
+                let key = self.key;
+                let message = self.hub.with(|router, _| {
+                    let message = stored.and_then(|stored| router.message_of(stored));
+                    if message.is_none() {
+                        router.counters_mut().lost_to_retention += 1;
+                    }
+                    message.map(|message| {
+                        let ids = router.subscription_ids(key, &message.topic);
+                        (message, ids)
+                    })
+                });
+                self.session.redeliver(now, message);
+            }
+        }
+    }
+
+    fn replay(&mut self, now: Monotonic) -> bool {
+        let (key, window) = (self.key, self.session.window());
+        let mut out = std::mem::take(&mut self.feed.pulled);
+        let replay = &mut self.feed.replays[0];
+        let replayed = self.hub.with(|router, log| router.replay(now, log, key, replay, window, &mut out));
+        self.send_all(now, &mut out);
+        self.feed.pulled = out;
+        match replayed {
+            Replayed::Done => {
+                self.feed.replays.remove(0);
+                true
+            }
+            Replayed::More => true,
+            Replayed::WindowFull => false,
+            Replayed::NoRoom => {
+                self.feed.no_room = true;
+                false
+            }
+        }
+    }
+
+    fn catch_up(&mut self, now: Monotonic) -> bool {
+        let key = self.key;
+        let Some(catch_up) = &mut self.feed.catch_up else { return false };
+        match catch_up.step() {
+            Step::Deliver => self.deliver_page(now),
+            Step::Read(stream, from) => {
+                let (concerns, id) =
+                    self.hub.with(|router, _| (router.concerns(key, stream), router.stream_id(stream)));
+                if concerns {
+                    self.read(Purpose::Page(stream), id, from, PAGE_MSGS);
+                    false
+                } else {
+                    let page = self.hub.with(|router, _| router.skip_stream(stream));
+                    catch_up.accept(stream, page);
+                    true
+                }
+            }
+            Step::Join => {
+                self.hub.with(|router, _| router.join(key, catch_up));
+                true
+            }
+            Step::GoLive => {
+                if self.hub.with(|router, _| router.go_live(key, catch_up)) {
+                    self.feed.catch_up = None;
+                    self.hub.counters.catch_up_readers.fetch_sub(1, Relaxed);
+                }
+                true
+            }
+            Step::WaitDurable => {
+                self.feed.tail_mark = Some(self.mark);
+                false
+            }
+        }
+    }
+
+    fn deliver_page(&mut self, now: Monotonic) -> bool {
+        loop {
+            if !self.wire.has_room() {
+                return false;
+            }
+            let Some(catch_up) = &mut self.feed.catch_up else { return false };
+            match catch_up.front() {
+                None => return true,
+                Some(front) if front.qos > QoS::AtMostOnce && self.session.window() == 0 => return false,
+                Some(_) => {}
+            }
+            if let Some(delivery) = catch_up.pop() {
+                if self.session.deliver(now, delivery) == Delivered::Expired {
+                    self.hub.with(|router, _| router.counters_mut().dropped_expired += 1);
+                }
+                self.transmit();
+            }
+        }
+    }
+
+    fn live(&mut self, now: Monotonic) -> bool {
+        let mut out = std::mem::take(&mut self.feed.pulled);
+        let pull = self.hub.pull(self.key, self.session.window(), PULL_BYTES, &mut out);
+        self.send_all(now, &mut out);
+        self.feed.pulled = out;
+        match pull {
+            Pull::Idle => {
+                self.feed.pulled = Vec::new();
+                false
+            }
+            Pull::More => true,
+            Pull::CatchUp(positions) => {
+                self.hub.counters.catch_up_readers.fetch_add(1, Relaxed);
+                self.feed.catch_up = Some(CatchUp::new(positions));
+                true
+            }
+        }
+    }
+
+    fn send_all(&mut self, now: Monotonic, deliveries: &mut Vec<Delivery>) {
+        let mut expired = 0;
+        for delivery in deliveries.drain(..) {
+            match self.session.deliver(now, delivery) {
+                Delivered::Sent => {}
+                Delivered::Expired => expired += 1,
+                Delivered::NoRoom => debug_assert!(false, "no more was taken than the window allows"),
+            }
+        }
+        if expired > 0 {
+            self.hub.with(|router, _| router.counters_mut().dropped_expired += expired);
+        }
+        self.transmit();
+    }
+}

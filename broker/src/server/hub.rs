@@ -1,0 +1,238 @@
+//! What all connections share: the router behind its one lock, the log, the counters.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::{Notify, Semaphore};
+
+use super::stats::{BrokerStats, ClientInfo, Counters};
+use crate::clock::{Clock, Monotonic};
+use crate::log::{AppendError, Log, Ticket};
+use crate::mqtt::packet::{Publish, QoS, Will};
+use crate::mqtt::session::{Answer, Delivery, Limits, Negotiated};
+use crate::router::{AttachError, Attached, Leaving, Progress, Publisher, Pull, Routed, Router, SessionKey, Stop};
+
+/// Clients that read from the log at the same time. Each holds one page; more would only fight for the disk.
+const READERS: usize = 4;
+
+/// The wire between the router and the task of one connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) peer: SocketAddr,
+    /// Look into your outbox, and at the flags here.
+    pub(super) wake: Notify,
+    /// Another connection wants the session.
+    pub(super) taken_over: AtomicBool,
+    /// The session was given back.
+    gone: AtomicBool,
+    left: Notify,
+}
+
+impl Link {
+    pub(super) fn new(peer: SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
+            peer,
+            wake: Notify::new(),
+            taken_over: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            left: Notify::new(),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    router: Router,
+    /// By session key.
+    links: Vec<Option<Arc<Link>>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Hub {
+    state: Mutex<State>,
+    pub(super) log: Log,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) limits: Limits,
+    pub(super) counters: Counters,
+    pub(super) readers: Arc<Semaphore>,
+    /// A session expiry or a delayed will was set.
+    pub(super) timers_changed: Notify,
+}
+
+impl Hub {
+    pub(super) fn new(router: Router, log: Log, clock: Arc<dyn Clock>, limits: Limits) -> Self {
+        Self {
+            state: Mutex::new(State { router, links: Vec::new() }),
+            log,
+            clock,
+            limits,
+            counters: Counters::default(),
+            readers: Arc::new(Semaphore::new(READERS)),
+            timers_changed: Notify::new(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Monotonic {
+        self.clock.monotonic()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic in the router is a bug of ours that leaves it half-changed: nobody may go on with it.
+        self.state.lock().expect("the router panicked before")
+    }
+
+    /// Calls the router, then wakes those who have something to look at: outside of the lock, which they will want.
+    pub(super) fn with<R>(&self, call: impl FnOnce(&mut Router, &Log) -> R) -> R {
+        let mut state = self.lock();
+        let result = call(&mut state.router, &self.log);
+        if !state.router.has_woken() {
+            return result;
+        }
+        let State { router, links } = &mut *state;
+        let woken: Vec<Arc<Link>> =
+            router.take_woken().filter_map(|key| links.get(key.0 as usize).cloned().flatten()).collect();
+        drop(state);
+        for link in woken {
+            link.wake.notify_one();
+        }
+        result
+    }
+
+    /// Gives a session to a connection; the one that has it is told to leave and waited for [MQTT-3.1.4-3].
+    pub(super) async fn attach(&self, agreed: &Negotiated, link: &Arc<Link>) -> Result<Attached, AttachError> {
+        loop {
+            let old = {
+                let mut state = self.lock();
+                match state.router.attach(agreed) {
+                    Ok(attached) => {
+                        let index = attached.key.0 as usize;
+                        if state.links.len() <= index {
+                            state.links.resize(index + 1, None);
+                        }
+                        state.links[index] = Some(Arc::clone(link));
+                        return Ok(attached);
+                    }
+                    Err(AttachError::InUse(key)) => state.links.get(key.0 as usize).cloned().flatten(),
+                    Err(error) => return Err(error),
+                }
+            };
+            let Some(old) = old else {
+                debug_assert!(false, "every attached session has a link");
+                return Err(AttachError::TooManySessions);
+            };
+            let left = old.left.notified();
+            old.taken_over.store(true, Ordering::Release);
+            old.wake.notify_one();
+            // The notification exists from here on, so that a leave between the look and the wait is not missed.
+            if !old.gone.load(Ordering::Acquire) {
+                left.await;
+            }
+        }
+    }
+
+    /// Takes a session back. Its will is published before anybody who waits for the session gets it.
+    pub(super) async fn detach(&self, key: SessionKey, link: &Link, leaving: Leaving<'_>) {
+        let now = self.now();
+        let (mut will, mut save) = self.with(|router, log| {
+            let detached = router.detach(now, key, leaving);
+            let mut will = detached.will;
+            if will.as_ref().is_some_and(|w| publish_will(router, log, now, w).is_ok()) {
+                will = None;
+            }
+            let saved = router.save_progress(log, key, None);
+            (will, detached.persists && saved == Err(AppendError::Busy))
+        });
+        self.timers_changed.notify_one();
+        while will.is_some() || save {
+            self.log.room().await;
+            self.with(|router, log| {
+                if will.as_ref().is_some_and(|w| publish_will(router, log, now, w).is_ok()) {
+                    will = None;
+                }
+                if will.is_none() && save {
+                    save = router.save_progress(log, key, None) == Err(AppendError::Busy);
+                }
+            });
+        }
+        link.gone.store(true, Ordering::Release);
+        link.left.notify_waiters();
+    }
+
+    /// Publishes the will of a client that is gone.
+    pub(super) async fn publish_will(&self, will: &Will) {
+        loop {
+            let now = self.now();
+            if self.with(|router, log| publish_will(router, log, now, will)).is_ok() {
+                return;
+            }
+            self.log.room().await;
+        }
+    }
+
+    pub(super) fn publish(&self, publisher: Publisher, batch: &[Publish], answers: &mut Vec<Answer>) -> Routed {
+        let now = self.now();
+        self.with(|router, log| router.publish(now, log, publisher, batch, answers))
+    }
+
+    pub(super) fn pull(&self, key: SessionKey, window: usize, max_bytes: usize, out: &mut Vec<Delivery>) -> Pull {
+        self.lock().router.pull(key, window, max_bytes, out)
+    }
+
+    pub(super) fn save_progress(&self, key: SessionKey, progress: Progress<'_>) -> Result<Ticket, AppendError> {
+        self.lock().router.save_progress(&self.log, key, Some(progress))
+    }
+
+    pub(super) fn stats(&self) -> BrokerStats {
+        let state = self.lock();
+        let (sessions, clients, subscriptions) = state.router.sizes();
+        let (retained_msgs, retained_bytes) = state.router.retained();
+        BrokerStats {
+            clients: clients as u64,
+            sessions: sessions as u64,
+            subscriptions: subscriptions as u64,
+            retained_msgs: retained_msgs as u64,
+            retained_bytes,
+            router: *state.router.counters(),
+            ..self.counters.snapshot()
+        }
+    }
+
+    pub(super) fn clients(&self, limit: usize) -> Vec<ClientInfo> {
+        let state = self.lock();
+        state
+            .router
+            .list(limit)
+            .map(|(key, client_id, subscriptions, queued)| ClientInfo {
+                client_id: client_id.to_owned(),
+                peer: queued.and(state.links.get(key.0 as usize).and_then(|l| l.as_ref()).map(|l| l.peer)),
+                subscriptions,
+                queued: queued.unwrap_or(0),
+            })
+            .collect()
+    }
+}
+
+/// `Err`: the log has no room now. A will that its stream refuses is counted by the router.
+fn publish_will(router: &mut Router, log: &Log, now: Monotonic, will: &Will) -> Result<(), Stop> {
+    let publish = Publish {
+        dup: false,
+        qos: will.qos,
+        // [MQTT-3.1.2-14, MQTT-3.1.2-15]
+        retain: will.retain,
+        topic: Some(will.topic.clone()),
+        packet_id: None,
+        topic_alias: None,
+        subscription_ids: Vec::new(),
+        properties: will.properties.clone(),
+        payload: will.payload.clone(),
+    };
+    debug_assert!(publish.qos <= QoS::ExactlyOnce);
+    let routed = router.publish(now, log, Publisher::Will, std::slice::from_ref(&publish), &mut Vec::new());
+    match routed.stopped {
+        Some(Stop::Busy) => Err(Stop::Busy),
+        // A log that has failed takes nothing more; the clients are told by their acknowledgements staying away.
+        Some(Stop::Full { .. } | Stop::Failed) | None => Ok(()),
+    }
+}

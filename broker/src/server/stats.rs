@@ -1,0 +1,129 @@
+//! Figures of the broker, for status and metrics.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::router::RouterCounters;
+
+/// Why a connection was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// `max_connections` is reached.
+    TooManyConnections,
+    /// No CONNECT within `connect_timeout`, or none at all.
+    NoConnect,
+    /// The CONNECT was malformed, or of another protocol.
+    BadConnect,
+    /// Refused by authorization or negotiation.
+    NotAuthorized,
+    /// `max_sessions` is reached.
+    TooManySessions,
+}
+
+impl Refused {
+    /// All of them, with the name that metrics use.
+    pub const ALL: [(Refused, &'static str); 5] = [
+        (Refused::TooManyConnections, "too_many_connections"),
+        (Refused::NoConnect, "no_connect"),
+        (Refused::BadConnect, "bad_connect"),
+        (Refused::NotAuthorized, "not_authorized"),
+        (Refused::TooManySessions, "too_many_sessions"),
+    ];
+}
+
+/// Counters that connections share.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) connections: AtomicU64,
+    pub(super) accepted: AtomicU64,
+    pub(super) refused: [AtomicU64; 5],
+    pub(super) bytes_in: AtomicU64,
+    pub(super) bytes_out: AtomicU64,
+    pub(super) messages_out: [AtomicU64; 3],
+    pub(super) redelivered: AtomicU64,
+    pub(super) dropped_too_large_for_client: AtomicU64,
+    pub(super) catch_up_readers: AtomicU64,
+    pub(super) keep_alive_timeouts: AtomicU64,
+    pub(super) protocol_errors: AtomicU64,
+    pub(super) accept_errors: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn refuse(&self, why: Refused) {
+        self.refused[why as usize].fetch_add(1, Relaxed);
+    }
+}
+
+/// A snapshot of everything countable.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BrokerStats {
+    /// Connections now, those without a CONNECT yet included.
+    pub connections: u64,
+    /// Clients connected now.
+    pub clients: u64,
+    /// Sessions known, connected or not.
+    pub sessions: u64,
+    /// Subscriptions of all sessions.
+    pub subscriptions: u64,
+    /// Connections accepted since start.
+    pub accepted: u64,
+    /// Connections refused since start, in the order of [`Refused::ALL`].
+    pub refused: [u64; 5],
+    /// Bytes read from clients.
+    pub bytes_in: u64,
+    /// Bytes written to clients.
+    pub bytes_out: u64,
+    /// Messages sent to clients, by QoS, repetitions included.
+    pub messages_out: [u64; 3],
+    /// Messages sent again after a reconnect.
+    pub redelivered: u64,
+    /// Messages larger than the client's Maximum Packet Size [MQTT-3.1.2-25].
+    pub dropped_too_large_for_client: u64,
+    /// Retained messages.
+    pub retained_msgs: u64,
+    /// Bytes of retained messages.
+    pub retained_bytes: u64,
+    /// Clients that read from the log now, because they were away or are slow.
+    pub catch_up_readers: u64,
+    /// Clients cut off for silence.
+    pub keep_alive_timeouts: u64,
+    /// Clients cut off for what they sent.
+    pub protocol_errors: u64,
+    /// Failed `accept` calls.
+    pub accept_errors: u64,
+    /// Messages in by QoS, and everything that was refused or dropped, by reason.
+    pub router: RouterCounters,
+}
+
+impl Counters {
+    pub(super) fn snapshot(&self) -> BrokerStats {
+        let load = |counter: &AtomicU64| counter.load(Relaxed);
+        BrokerStats {
+            connections: load(&self.connections),
+            accepted: load(&self.accepted),
+            refused: std::array::from_fn(|i| load(&self.refused[i])),
+            bytes_in: load(&self.bytes_in),
+            bytes_out: load(&self.bytes_out),
+            messages_out: std::array::from_fn(|i| load(&self.messages_out[i])),
+            redelivered: load(&self.redelivered),
+            dropped_too_large_for_client: load(&self.dropped_too_large_for_client),
+            catch_up_readers: load(&self.catch_up_readers),
+            keep_alive_timeouts: load(&self.keep_alive_timeouts),
+            protocol_errors: load(&self.protocol_errors),
+            accept_errors: load(&self.accept_errors),
+            ..BrokerStats::default()
+        }
+    }
+}
+
+/// A client in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientInfo {
+    /// Its client id.
+    pub client_id: String,
+    /// Where it connected from; `None`: it is away, its session waits.
+    pub peer: Option<std::net::SocketAddr>,
+    /// Subscriptions.
+    pub subscriptions: usize,
+    /// Messages in its queue.
+    pub queued: usize,
+}

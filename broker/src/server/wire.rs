@@ -1,0 +1,170 @@
+//! The bytes of one connection: what was read and is not decoded, what is encoded and not written.
+//!
+//! A connection that is idle holds no buffer: one is made when the socket has something, and freed when all of it is decoded.
+
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::{Buf, BytesMut};
+use tokio::net::TcpStream;
+
+use super::stats::Counters;
+use crate::mqtt::codec;
+use crate::mqtt::packet::{DecodeError, Packet, PacketId, Version};
+use crate::mqtt::session::Outgoing;
+
+/// Bytes read at once: some eighty messages of a busy device.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Deliveries stop when this much waits to be written: a client that does not read holds no more than this and one message.
+pub(super) const WRITE_BYTES: usize = 64 * 1024;
+
+/// Reading stops when this much waits to be written: answers to what a client sends while it does not read.
+const WRITE_BYTES_HARD: usize = 4 * WRITE_BYTES;
+
+/// A socket and its two buffers.
+#[derive(Debug)]
+pub(super) struct Wire {
+    pub(super) socket: TcpStream,
+    input: BytesMut,
+    output: BytesMut,
+    /// The socket may have something to read.
+    ready: bool,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// Bytes.
+    Some,
+    /// Nothing now.
+    None,
+    /// The peer has closed.
+    End,
+}
+
+impl Wire {
+    pub(super) fn new(socket: TcpStream) -> Self {
+        Self { socket, input: BytesMut::new(), output: BytesMut::new(), ready: true }
+    }
+
+    /// Reads once, without waiting.
+    pub(super) fn read(&mut self, counters: &Counters) -> io::Result<Read> {
+        if !self.ready {
+            return Ok(Read::None);
+        }
+        let missing = match codec::frame_len(&self.input) {
+            // Bounded: the decoder has refused packets above the limit before.
+            Ok(Some(len)) => len.saturating_sub(self.input.len()),
+            Ok(None) | Err(_) => 0,
+        };
+        self.input.reserve(missing.clamp(READ_BYTES, 16 * READ_BYTES));
+        match self.socket.try_read_buf(&mut self.input) {
+            Ok(0) => Ok(Read::End),
+            Ok(n) => {
+                counters.bytes_in.fetch_add(n as u64, Relaxed);
+                Ok(Read::Some)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.ready = false;
+                self.release();
+                Ok(Read::None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn release(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+    }
+
+    /// The next packet that was read completely.
+    pub(super) fn decode(
+        &mut self,
+        version: Option<Version>,
+        max_packet_bytes: u32,
+    ) -> Result<Option<Packet>, DecodeError> {
+        codec::decode(&mut self.input, version, max_packet_bytes)
+    }
+
+    /// The version that a CONNECT which was refused asked for.
+    pub(super) fn connect_version(&self) -> Option<Version> {
+        codec::connect_version(&self.input)
+    }
+
+    /// The socket said that it has something to read.
+    pub(super) fn set_ready(&mut self) {
+        self.ready = true;
+    }
+
+    /// Appends a packet. `false`: it is larger than the client accepts and must not be sent [MQTT-3.1.2-24].
+    pub(super) fn send(&mut self, mut packet: Packet, version: Version, max_packet_bytes: Option<u32>) -> bool {
+        if let Some(max) = max_packet_bytes {
+            if !codec::fit(&mut packet, version, max).unwrap_or(false) {
+                return false;
+            }
+        }
+        codec::encode(&packet, version, &mut self.output).is_ok()
+    }
+
+    /// Appends a PUBLISH. `Err`: it is larger than the client accepts [MQTT-3.1.2-24].
+    pub(super) fn deliver(
+        &mut self,
+        outgoing: &Outgoing,
+        version: Version,
+        max_packet_bytes: Option<u32>,
+    ) -> Result<(), Option<PacketId>> {
+        let parts = codec::PublishRef {
+            dup: outgoing.dup,
+            qos: outgoing.qos,
+            retain: outgoing.retain,
+            topic: Some(&outgoing.message.topic),
+            packet_id: outgoing.packet_id,
+            topic_alias: None,
+            subscription_ids: &outgoing.subscription_ids,
+            message_expiry: outgoing.message_expiry,
+            properties: outgoing.message.properties.as_deref(),
+            payload: &outgoing.message.payload,
+        };
+        let max = max_packet_bytes.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
+        let fits = codec::publish_len(&parts, version).is_ok_and(|len| len <= max);
+        if fits && codec::encode_publish(&parts, version, &mut self.output).is_ok() {
+            Ok(())
+        } else {
+            Err(outgoing.packet_id)
+        }
+    }
+
+    /// Deliveries may be added.
+    pub(super) fn has_room(&self) -> bool {
+        self.output.len() < WRITE_BYTES
+    }
+
+    /// Answers to further packets would find room.
+    pub(super) fn may_read(&self) -> bool {
+        self.output.len() < WRITE_BYTES_HARD
+    }
+
+    pub(super) fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// Writes what the socket takes now; one system call, mostly.
+    pub(super) fn flush(&mut self, counters: &Counters) -> io::Result<()> {
+        while !self.output.is_empty() {
+            match self.socket.try_write(&self.output) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    counters.bytes_out.fetch_add(n as u64, Relaxed);
+                    self.output.advance(n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        self.output = BytesMut::new();
+        Ok(())
+    }
+}

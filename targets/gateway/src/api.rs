@@ -1,0 +1,211 @@
+//! The pages: what is asked for, and what is answered.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use headwater_broker::log::{GapReason, Item, Seq, StoredMessage};
+use headwater_broker::mqtt::properties::decode_stored;
+use headwater_sync::encode::rfc3339;
+use serde::Serialize;
+
+use crate::base64;
+use crate::gateway::Gateway;
+use crate::http::{Answer, Handler, Request};
+use crate::metrics;
+use crate::status::{Gap, Message, Page};
+
+/// Messages of a page if the request does not say.
+const DEFAULT_PAGE_MSGS: usize = 100;
+/// Most messages of a page.
+const MAX_PAGE_MSGS: usize = 1_000;
+/// About as many bytes of messages in a page: read at once, and shown in up to six times as many bytes of JSON.
+const MAX_PAGE_BYTES: usize = 256 << 10;
+
+const INDEX: &str = "Headwater\n\n/healthz\n/readyz\n/metrics\n/api/v1/status\n/api/v1/clients\n/api/v1/streams\n\
+                     /api/v1/streams/NAME\n/api/v1/streams/NAME/messages?from=SEQ&limit=N\n/api/v1/uplinks\n";
+
+/// Answers for a gateway.
+#[derive(Debug)]
+pub(crate) struct Api(pub(crate) Arc<Gateway>);
+
+impl Handler for Api {
+    async fn answer(&self, request: Request) -> Answer {
+        let gateway = &self.0;
+        match request.path.as_str() {
+            "/" => text(200, INDEX),
+            "/healthz" => health(&gateway.health.alive()),
+            "/readyz" => health(&gateway.health.ready()),
+            "/metrics" => Answer {
+                code: 200,
+                content_type: metrics::CONTENT_TYPE,
+                body: metrics::render(&gateway.status()).into_bytes(),
+            },
+            "/api/v1/status" => json(&gateway.status()),
+            "/api/v1/clients" => json(&gateway.client_list()),
+            "/api/v1/streams" => json(&gateway.streams()),
+            "/api/v1/uplinks" => json(&gateway.uplinks()),
+            path => match path.strip_prefix("/api/v1/streams/") {
+                Some(rest) => self.stream(rest, &request).await,
+                None => text(404, "there is no such page; / lists them\n"),
+            },
+        }
+    }
+}
+
+impl Api {
+    async fn stream(&self, rest: &str, request: &Request) -> Answer {
+        let (name, page) = rest.split_once('/').unwrap_or((rest, ""));
+        let name = unescaped(name);
+        let Some(stream) = self.0.stream(&name) else {
+            return text(404, &format!("there is no stream \"{name}\"\n"));
+        };
+        match page {
+            "" => json(&stream),
+            "messages" if !self.may_read(request.peer) => {
+                text(403, "messages are shown to this machine only: http.remote_messages = true changes that\n")
+            }
+            "messages" => match Range::parse(&request.query) {
+                Ok(range) => self.messages(name, range).await,
+                Err(why) => text(400, &why),
+            },
+            _ => text(404, "there is no such page; / lists them\n"),
+        }
+    }
+
+    fn may_read(&self, peer: SocketAddr) -> bool {
+        self.0.config.http.remote_messages || peer.ip().to_canonical().is_loopback()
+    }
+
+    async fn messages(&self, name: String, range: Range) -> Answer {
+        let gateway = Arc::clone(&self.0);
+        // Reads the disk, which may take its time.
+        let read = tokio::task::spawn_blocking(move || read(&gateway, name, range));
+        match read.await {
+            Ok(Ok(page)) => json(&page),
+            Ok(Err(why)) => text(500, &format!("{why}\n")),
+            Err(_) => text(500, "reading failed\n"),
+        }
+    }
+}
+
+fn read(gateway: &Gateway, name: String, range: Range) -> Result<Page, String> {
+    let id = gateway.log.stream(&name).ok_or_else(|| format!("there is no stream \"{name}\""))?;
+    let batch = gateway.log.read(id, range.from, range.limit, MAX_PAGE_BYTES).map_err(|e| e.to_string())?;
+    let mut page = Page { stream: name, next: batch.next.0, ..Page::default() };
+    for item in batch.items {
+        match item {
+            Item::Message(message) => page.messages.push(shown(gateway, &message)),
+            Item::Gap { first, last, reason } => {
+                let reason = match reason {
+                    GapReason::Retention => "retention",
+                    GapReason::Purge => "purge",
+                    GapReason::Damage => "damage",
+                };
+                page.gaps.push(Gap { first: first.0, last: last.0, reason: reason.to_owned() });
+            }
+        }
+    }
+    Ok(page)
+}
+
+fn shown(gateway: &Gateway, message: &StoredMessage) -> Message {
+    // Properties that cannot be read are left out; the message itself is intact.
+    let properties = decode_stored(&message.headers).unwrap_or_default();
+    let user = properties.user.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    Message {
+        seq: message.seq.0,
+        time: rfc3339(gateway.log.wall(message.stamp)),
+        topic: String::from_utf8_lossy(&message.subject).into_owned(),
+        qos: message.tag & 0b11,
+        retain: message.tag & 0b100 != 0,
+        payload: std::str::from_utf8(&message.payload).ok().map(str::to_owned),
+        payload_base64: base64::encode(&message.payload),
+        user_properties: user.collect(),
+        content_type: properties.content_type.as_ref().map(ToString::to_string),
+    }
+}
+
+/// Which messages are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    from: Seq,
+    limit: usize,
+}
+
+impl Range {
+    fn parse(query: &str) -> Result<Range, String> {
+        let mut range = Range { from: Seq(0), limit: DEFAULT_PAGE_MSGS };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let wrong = || format!("{name}: expected a whole number, found \"{value}\"\n");
+            match name {
+                "from" => range.from = Seq(value.parse().map_err(|_| wrong())?),
+                "limit" => range.limit = value.parse().map_err(|_| wrong())?,
+                _ => return Err(format!("unknown parameter \"{name}\": expected from or limit\n")),
+            }
+        }
+        range.limit = range.limit.clamp(1, MAX_PAGE_MSGS);
+        Ok(range)
+    }
+}
+
+fn health(result: &Result<(), String>) -> Answer {
+    match result {
+        Ok(()) => text(200, "ok\n"),
+        Err(why) => text(503, &format!("{why}\n")),
+    }
+}
+
+fn text(code: u16, text: &str) -> Answer {
+    Answer { code, content_type: "text/plain; charset=utf-8", body: text.as_bytes().to_vec() }
+}
+
+fn json<T: Serialize>(value: &T) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(mut body) => {
+            body.push(b'\n');
+            Answer { code: 200, content_type: "application/json", body }
+        }
+        Err(e) => text(500, &format!("{e}\n")),
+    }
+}
+
+/// A part of a path with its `%` sequences resolved; a broken one stays as it is, and names no stream then.
+fn unescaped(part: &str) -> String {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let digits = tail.get(..2).filter(|_| byte == b'%').and_then(|two| std::str::from_utf8(two).ok());
+        match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
+            Some(value) => {
+                bytes.push(value);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_bounded_and_a_wrong_one_refused() {
+        assert_eq!(Range::parse(""), Ok(Range { from: Seq(0), limit: 100 }));
+        assert_eq!(Range::parse("from=7&limit=9999999"), Ok(Range { from: Seq(7), limit: 1_000 }));
+        assert!(Range::parse("from=-1").is_err());
+        assert!(Range::parse("form=1").is_err_and(|why| why.contains("form")));
+    }
+
+    #[test]
+    fn paths_are_unescaped_once() {
+        assert_eq!(unescaped("a%20b"), "a b");
+        assert_eq!(unescaped("%2541"), "%41");
+        assert_eq!(unescaped("%zz%4"), "%zz%4");
+    }
+}

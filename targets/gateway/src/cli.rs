@@ -1,0 +1,164 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Low-footprint MQTT broker that stores streams durably and mirrors them to a NATS JetStream cluster.
+///
+/// Without a command it runs the broker; without a file it listens on 127.0.0.1:1883, stores every topic in
+/// ./headwater-data and shows its status on 127.0.0.1:8222.
+#[derive(Debug, Parser)]
+#[command(name = "headwater", version, args_conflicts_with_subcommands = true)]
+#[command(after_help = "Exit codes: 0 clean, 1 failed while running, 2 wrong configuration or usage.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the broker (this is the default).
+    Run(RunArgs),
+    /// Say whether a configuration is good and what it would do; changes nothing.
+    Check(SettingsArgs),
+    /// Write a commented configuration file.
+    Init {
+        /// The file to write.
+        #[arg(default_value = "headwater.toml")]
+        file: PathBuf,
+        /// Replace the file if there is one.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show clients, streams, uplinks and disk of the running broker.
+    Status(QueryArgs),
+    /// Look into the streams of the running broker.
+    #[command(subcommand)]
+    Stream(StreamCommand),
+    /// Look at the uplinks of the running broker.
+    #[command(subcommand)]
+    Uplink(UplinkCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StreamCommand {
+    /// List the streams.
+    Ls(QueryArgs),
+    /// Show one stream.
+    Info {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        query: QueryArgs,
+    },
+    /// Show one message.
+    Get {
+        /// The stream.
+        stream: String,
+        /// The message's sequence.
+        seq: u64,
+        #[command(flatten)]
+        query: QueryArgs,
+    },
+    /// Show the last messages.
+    Tail {
+        /// The stream.
+        stream: String,
+        /// How many messages to show at first.
+        #[arg(short = 'n', default_value_t = 10, value_name = "COUNT")]
+        count: u64,
+        /// Go on with new messages as they are stored.
+        #[arg(long, short)]
+        follow: bool,
+        #[command(flatten)]
+        query: QueryArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UplinkCommand {
+    /// List the uplinks and how far each came.
+    Ls(QueryArgs),
+}
+
+/// Where settings come from. A flag overrides the environment, which overrides the file.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct SettingsArgs {
+    /// The configuration file; `headwater init` writes one.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where to store everything [default: ./headwater-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<String>,
+    /// Listen for MQTT clients here, and nowhere else [default: 127.0.0.1:1883]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) mqtt: Option<String>,
+    /// Let in everyone who reaches the address given with --mqtt; needed if that is not loopback.
+    #[arg(long, requires = "mqtt")]
+    pub(crate) anonymous: bool,
+    /// Serve status and metrics here, or "off" [default: 127.0.0.1:8222]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) http: Option<String>,
+    /// Mirror every stream to this NATS server, into the JetStream stream HEADWATER.
+    #[arg(long, value_name = "URL")]
+    pub(crate) uplink: Option<String>,
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+    /// How log lines are written to stderr.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) log_format: LogFormat,
+    /// error, warn, info, debug or trace; also per module: "info,headwater_sync=debug".
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    pub(crate) log_level: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Whom to ask.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct QueryArgs {
+    /// The broker's HTTP address [default: that of the configuration, 127.0.0.1:8222]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) http: Option<SocketAddr>,
+    /// Take the broker's HTTP address from this configuration file.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Write JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_work_with_and_without_the_word_run() {
+        let bare = Cli::try_parse_from(["headwater", "--uplink", "nats://h"]).expect("valid");
+        assert!(bare.command.is_none());
+        assert_eq!(bare.run.settings.uplink.as_deref(), Some("nats://h"));
+        let run = Cli::try_parse_from(["headwater", "run", "--uplink", "nats://h"]).expect("valid");
+        assert!(matches!(run.command, Some(Command::Run(args)) if args.settings.uplink.as_deref() == Some("nats://h")));
+    }
+}

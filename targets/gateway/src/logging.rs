@@ -1,0 +1,61 @@
+//! Log lines to stderr.
+
+use std::io::IsTerminal;
+
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::Layer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::cli::LogFormat;
+use crate::failure::Failure;
+
+/// Begins to write log lines as asked for.
+pub(crate) fn start(format: LogFormat, level: &str) -> Result<(), Failure> {
+    let filter = filter(level)?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let set = match format {
+        LogFormat::Text => tracing::subscriber::set_global_default(registry.with(text())),
+        LogFormat::Json => {
+            tracing::subscriber::set_global_default(registry.with(Layer::new().json().with_writer(std::io::stderr)))
+        }
+    };
+    set.map_err(Failure::runtime)
+}
+
+fn text<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl tracing_subscriber::Layer<S> {
+    Layer::new().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal())
+}
+
+/// A bare level is meant for our own code: what libraries say at `info` and below helps nobody who runs a gateway.
+fn filter(level: &str) -> Result<Targets, Failure> {
+    match level.parse::<LevelFilter>() {
+        Ok(level) => Ok(Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("headwater", level)),
+        Err(_) => level.parse::<Targets>().map_err(|_| {
+            Failure::usage(format!("--log-level: expected error, warn, info, debug, trace or \"info,headwater_sync=debug\", found \"{level}\""))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    #[test]
+    fn libraries_are_quieter_than_we_are() {
+        let filter = filter("info").expect("a level");
+        assert!(filter.would_enable("headwater_broker::log", &Level::INFO));
+        assert!(!filter.would_enable("async_nats", &Level::INFO));
+        assert!(filter.would_enable("async_nats", &Level::WARN));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(filter("info,headwater_sync=debug").is_ok());
+        assert!(filter("loud").is_err());
+        assert!(filter("headwater=loud").is_err());
+    }
+}

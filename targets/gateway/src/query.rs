@@ -1,0 +1,180 @@
+//! The commands that ask the running broker: `status`, `stream`, `uplink`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use crate::cli::{QueryArgs, SettingsArgs, StreamCommand, UplinkCommand};
+use crate::failure::Failure;
+use crate::out::say;
+use crate::show;
+use crate::status::{Message, Page, Status, Stream, Uplink};
+use crate::{http, settings};
+
+/// How often a followed stream is asked for more.
+const FOLLOW_EVERY: Duration = Duration::from_millis(250);
+/// Messages asked for at once.
+const PAGE_MSGS: u64 = 500;
+
+pub(crate) fn status(args: &QueryArgs) -> Result<(), Failure> {
+    let broker = Broker::new(args)?;
+    broker.show("/api/v1/status", |status: &Status| show::status(status))
+}
+
+pub(crate) fn uplink(command: &UplinkCommand) -> Result<(), Failure> {
+    let UplinkCommand::Ls(args) = command;
+    Broker::new(args)?.show("/api/v1/uplinks", |uplinks: &Vec<Uplink>| show::uplinks(uplinks))
+}
+
+pub(crate) fn stream(command: &StreamCommand) -> Result<(), Failure> {
+    match command {
+        StreamCommand::Ls(args) => {
+            Broker::new(args)?.show("/api/v1/streams", |streams: &Vec<Stream>| show::streams(streams))
+        }
+        StreamCommand::Info { name, query } => {
+            Broker::new(query)?.show(&stream_path(name), |stream: &Stream| show::stream(stream))
+        }
+        StreamCommand::Get { stream, seq, query } => get(&Broker::new(query)?, stream, *seq),
+        StreamCommand::Tail { stream, count, follow, query } => tail(&Broker::new(query)?, stream, *count, *follow),
+    }
+}
+
+fn get(broker: &Broker, stream: &str, seq: u64) -> Result<(), Failure> {
+    let page: Page = broker.ask(&messages_path(stream, seq, 1))?;
+    match page.messages.first() {
+        Some(message) if message.seq == seq => broker.say_message(message),
+        _ => {
+            let gap = page.gaps.iter().find(|gap| (gap.first..=gap.last).contains(&seq));
+            let why = gap.map(|gap| format!(": it is gone ({})", gap.reason)).unwrap_or_default();
+            Err(Failure::runtime(format!("stream \"{stream}\" has no message {seq}{why}")))
+        }
+    }
+}
+
+fn tail(broker: &Broker, stream: &str, count: u64, follow: bool) -> Result<(), Failure> {
+    let info: Stream = broker.ask(&stream_path(stream))?;
+    let mut next = info.first_seq.max((info.last_seq + 1).saturating_sub(count));
+    let end = info.last_seq;
+    loop {
+        let page: Page = broker.ask(&messages_path(stream, next, PAGE_MSGS))?;
+        for gap in &page.gaps {
+            broker.say_gap(gap)?;
+        }
+        for message in &page.messages {
+            broker.say_message(message)?;
+        }
+        let idle = page.next == next;
+        next = page.next;
+        if !follow && (next > end || idle) {
+            return Ok(());
+        }
+        if idle {
+            std::thread::sleep(FOLLOW_EVERY);
+        }
+    }
+}
+
+fn stream_path(name: &str) -> String {
+    format!("/api/v1/streams/{}", escaped(name))
+}
+
+fn messages_path(stream: &str, from: u64, limit: u64) -> String {
+    format!("{}/messages?from={from}&limit={limit}", stream_path(stream))
+}
+
+/// A name as part of a path.
+fn escaped(name: &str) -> String {
+    let keep = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'$');
+    name.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// The running broker, as seen over its HTTP address.
+struct Broker {
+    address: SocketAddr,
+    json: bool,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Broker {
+    fn new(args: &QueryArgs) -> Result<Broker, Failure> {
+        let address = match args.http {
+            Some(address) => address,
+            None => {
+                let settings = SettingsArgs { config: args.config.clone(), ..SettingsArgs::default() };
+                let bind = settings::load(&settings)?.config.http.bind;
+                bind.ok_or_else(|| Failure::usage("http.bind is \"off\": the broker cannot be asked"))?
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::runtime)?;
+        Ok(Broker { address: reachable(address), json: args.json, runtime })
+    }
+
+    fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let body = self.body(path)?;
+        serde_json::from_slice(&body)
+            .map_err(|e| Failure::runtime(format!("{} answers {path} in an unknown way: {e}", self.address)))
+    }
+
+    fn body(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        let asked = self.runtime.block_on(http::get(self.address, path));
+        let (code, body) = asked.map_err(|e| {
+            Failure::runtime(format!("{e}\nis the broker running? --http or --config says where it serves its status"))
+        })?;
+        match code {
+            200 => Ok(body),
+            _ => Err(Failure::runtime(String::from_utf8_lossy(&body).trim().to_owned())),
+        }
+    }
+
+    /// Asks for a page and shows it: as it came with `--json`, else as `text` makes it.
+    fn show<T: DeserializeOwned>(&self, path: &str, text: impl Fn(&T) -> String) -> Result<(), Failure> {
+        match self.json {
+            true => say(format_args!("{}\n", String::from_utf8_lossy(&self.body(path)?).trim_end())),
+            false => say(format_args!("{}", text(&self.ask(path)?))),
+        }
+    }
+
+    fn say_message(&self, message: &Message) -> Result<(), Failure> {
+        match self.json {
+            true => say(format_args!("{}\n", serde_json::to_string(message).map_err(Failure::runtime)?)),
+            false => say(format_args!("{}\n", show::message(message))),
+        }
+    }
+
+    fn say_gap(&self, gap: &crate::status::Gap) -> Result<(), Failure> {
+        match self.json {
+            true => say(format_args!("{}\n", serde_json::json!({ "gap": gap }))),
+            false => say(format_args!("{} to {} are gone ({})\n", gap.first, gap.last, gap.reason)),
+        }
+    }
+}
+
+/// An address to connect to, for one that is listened on.
+fn reachable(bind: SocketAddr) -> SocketAddr {
+    let ip = match bind.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bind.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_leave_their_place_in_a_path() {
+        assert_eq!(messages_path("a b/../c?", 5, 1), "/api/v1/streams/a%20b%2F%2E%2E%2Fc%3F/messages?from=5&limit=1");
+        assert_eq!(stream_path("tele_metry-1"), "/api/v1/streams/tele_metry-1");
+    }
+
+    #[test]
+    fn an_open_address_is_asked_on_loopback() {
+        let reach = |text: &str| reachable(text.parse().expect("an address")).to_string();
+        assert_eq!(reach("0.0.0.0:8222"), "127.0.0.1:8222");
+        assert_eq!(reach("[::]:8222"), "[::1]:8222");
+        assert_eq!(reach("10.0.0.1:8222"), "10.0.0.1:8222");
+    }
+}
