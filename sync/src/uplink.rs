@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::select_all;
 use headwater_broker::clock::{Clock, Monotonic, SystemClock, WallTime};
-use headwater_broker::config::{Mirror, Uplink};
+use headwater_broker::config::{self, Uplink};
 use headwater_broker::log::{DurableMark, Log, Seq, StreamUid};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -164,7 +164,7 @@ fn legs(uplink: &Uplink, gateway: &str, log: &Log) -> Result<Vec<Leg>, StartErro
 }
 
 /// The subjects that the hub's stream must take for this mirror.
-fn subjects_of(mirror: &Mirror) -> Vec<String> {
+fn subjects_of(mirror: &config::Mirror) -> Vec<String> {
     match &mirror.create {
         Some(create) if !create.subjects.is_empty() => create.subjects.clone(),
         _ => vec![Encoder::shared_subject(&mirror.subject, &mirror.stream)],

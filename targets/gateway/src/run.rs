@@ -138,7 +138,7 @@ async fn start(config: &mut Config, max_bytes: u64) -> Result<Running, Failure> 
     }
     // Uplinks end by their own `shutdown`, in its turn, so this never says stop.
     let (_never, stop) = watch::channel(false);
-    let uplinks = Uplinks::start(&config.uplinks, &config.gateway.id, &log, stop).map_err(Failure::runtime)?;
+    let uplinks = Uplinks::start(&config.uplinks, &config.gateway.id, &log, &stop).map_err(Failure::runtime)?;
     let gateway = Gateway {
         config: config.clone(),
         configured_bytes: config.disk.max_bytes,
