@@ -351,9 +351,10 @@ impl Router {
             let Some(slot) = self.slots.get_mut(m.key.0 as usize).and_then(Option::as_mut) else { continue };
             if m.only_own {
                 if let (Some((stream, seq)), Some(own)) = (place, slot.own_messages_to_remember())
-                    && !own.add(stream, seq) {
-                        self.counters.no_local_overflows += 1;
-                    }
+                    && !own.add(stream, seq)
+                {
+                    self.counters.no_local_overflows += 1;
+                }
                 continue;
             }
             let Link::Online(online) = &mut slot.link else { continue };

@@ -162,9 +162,10 @@ impl Router {
                 return Err(AttachError::InUse(key));
             }
             if !agreed.clean_start
-                && let Some(attached) = self.resume(key, agreed.expiry) {
-                    return Ok(attached);
-                }
+                && let Some(attached) = self.resume(key, agreed.expiry)
+            {
+                return Ok(attached);
+            }
             // A clean start ends the old session, and with it the waiting of its will [MQTT-3.1.2-4, 3.1.3.2.2].
             will = self.end_session(key);
         }
