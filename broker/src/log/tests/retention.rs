@@ -117,7 +117,8 @@ fn a_full_disk_refuses_what_must_not_be_discarded_and_goes_on_with_the_rest() {
         append_durably(&log, &[message(old, "s", &noise(n, 5000))]);
         assert!(disk::allocated(dir.path(), None).expect("measured") <= 1100 << 10);
     }
-    assert!(log.state(old).msgs > 0 && log.state(old).first > Seq(1));
+    // The first ones may share an epoch with what must stay.
+    assert!((1..300).contains(&log.state(old).msgs));
     assert_eq!(seqs(&read_all(&log, new, 1)), (1..=accepted).collect::<Vec<_>>());
     // Room that a person makes is used again.
     log.purge(new, Seq(accepted)).expect("accepted");
