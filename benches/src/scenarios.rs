@@ -129,7 +129,7 @@ pub(crate) fn memory(programs: &Programs, data: &Path, report: &mut Report) -> i
     let idle = Instant::now();
     let switches = broker.process.context_switches()?;
     std::thread::sleep(Duration::from_secs(5));
-    let per_second = (broker.process.context_switches()? - switches) as f64 / idle.elapsed().as_secs_f64();
+    let per_second = broker.process.context_switches_since(&switches)? as f64 / idle.elapsed().as_secs_f64();
     row(report, "idle, no client, just started", &broker)?;
     // 1 GiB of payload, then the same load again on top of the backlog
     let work = Work { publishers: 20, messages: 5_400_000, window: 50, lockstep: false };

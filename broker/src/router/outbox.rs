@@ -235,11 +235,11 @@ const MAX_OWN_RANGES: usize = 1024;
 impl OwnMessages {
     /// `false`: the table is full.
     pub(super) fn add(&mut self, stream: StreamIndex, seq: Seq) -> bool {
-        if let Some(last) = self.ranges.iter_mut().rev().find(|r| r.0 == stream) {
-            if last.2.next() == seq {
-                last.2 = seq;
-                return true;
-            }
+        if let Some(last) = self.ranges.iter_mut().rev().find(|r| r.0 == stream)
+            && last.2.next() == seq
+        {
+            last.2 = seq;
+            return true;
         }
         if self.ranges.len() == MAX_OWN_RANGES {
             return false;

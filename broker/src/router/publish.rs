@@ -350,10 +350,10 @@ impl Router {
         for m in matched.drain(..) {
             let Some(slot) = self.slots.get_mut(m.key.0 as usize).and_then(Option::as_mut) else { continue };
             if m.only_own {
-                if let (Some((stream, seq)), Some(own)) = (place, slot.own_messages_to_remember()) {
-                    if !own.add(stream, seq) {
-                        self.counters.no_local_overflows += 1;
-                    }
+                if let (Some((stream, seq)), Some(own)) = (place, slot.own_messages_to_remember())
+                    && !own.add(stream, seq)
+                {
+                    self.counters.no_local_overflows += 1;
                 }
                 continue;
             }

@@ -161,10 +161,10 @@ impl Router {
             if self.slot(key).is_some_and(|s| s.outbox().is_some()) {
                 return Err(AttachError::InUse(key));
             }
-            if !agreed.clean_start {
-                if let Some(attached) = self.resume(key, agreed.expiry) {
-                    return Ok(attached);
-                }
+            if !agreed.clean_start
+                && let Some(attached) = self.resume(key, agreed.expiry)
+            {
+                return Ok(attached);
             }
             // A clean start ends the old session, and with it the waiting of its will [MQTT-3.1.2-4, 3.1.3.2.2].
             will = self.end_session(key);

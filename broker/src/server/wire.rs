@@ -101,10 +101,10 @@ impl Wire {
 
     /// Appends a packet. `false`: it is larger than the client accepts and must not be sent [MQTT-3.1.2-24].
     pub(super) fn send(&mut self, mut packet: Packet, version: Version, max_packet_bytes: Option<u32>) -> bool {
-        if let Some(max) = max_packet_bytes {
-            if !codec::fit(&mut packet, version, max).unwrap_or(false) {
-                return false;
-            }
+        if let Some(max) = max_packet_bytes
+            && !codec::fit(&mut packet, version, max).unwrap_or(false)
+        {
+            return false;
         }
         codec::encode(&packet, version, &mut self.output).is_ok()
     }
