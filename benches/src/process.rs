@@ -1,5 +1,6 @@
 //! What the kernel knows of a broker's process: CPU time, memory, and the process itself as a guard.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -67,17 +68,29 @@ impl Process {
         })
     }
 
-    /// Voluntary and involuntary context switches of all threads so far.
+    /// Voluntary and involuntary context switches so far, by thread.
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn context_switches(&self) -> io::Result<u64> {
-        let mut sum = 0;
+    pub fn context_switches(&self) -> io::Result<BTreeMap<String, u64>> {
+        let mut threads = BTreeMap::new();
         for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let status = std::fs::read_to_string(task?.path().join("status"))?;
-            sum += number(&status, "voluntary_ctxt_switches:") + number(&status, "nonvoluntary_ctxt_switches:");
+            let path = task?.path();
+            // A thread may end while we look.
+            let Ok(status) = std::fs::read_to_string(path.join("status")) else { continue };
+            let sum = number(&status, "voluntary_ctxt_switches:") + number(&status, "nonvoluntary_ctxt_switches:");
+            threads.insert(path.to_string_lossy().into_owned(), sum);
         }
-        Ok(sum)
+        Ok(threads)
+    }
+
+    /// Context switches since `before`; those of threads that ended meanwhile are not counted.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn context_switches_since(&self, before: &BTreeMap<String, u64>) -> io::Result<u64> {
+        let now = self.context_switches()?;
+        Ok(now.iter().map(|(thread, sum)| sum - before.get(thread).copied().unwrap_or(0)).sum())
     }
 
     /// Ends it at once, as a power cut would.

@@ -53,7 +53,7 @@ impl Random {
 /// What message `seq` of a stream says; half of it does not compress. The round is in it so that a reused sequence shows.
 fn payload(stream: usize, seq: u64, round: u64) -> Vec<u8> {
     let mut random = Random((seq << 8 | stream as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    let words = random.next() % if seq % 50 == 0 { 4000 } else { 200 };
+    let words = random.next() % if seq.is_multiple_of(50) { 4000 } else { 200 };
     let mut out = round.to_le_bytes().to_vec();
     for n in 0..words {
         out.extend_from_slice(&if n % 2 == 0 { random.next() } else { seq }.to_le_bytes());
@@ -161,7 +161,7 @@ fn every_acknowledged_message_survives_sigkill() {
         }
         let cursor = log.cursor("reader", log.stream("events").expect("configured"));
         assert!(cursor.floor().0 <= end[1]);
-        if random.next() % 4 == 0 {
+        if random.next().is_multiple_of(4) {
             log.close();
         }
     }

@@ -17,7 +17,7 @@ fn identity(name: &str) -> PathBuf {
 
 /// Mirrors ten messages with this configuration, which has to make the stream itself.
 async fn arrives(mut config: Uplink) {
-    config.mirrors[0].create = Some(CreateStream { replicas: 1, max_bytes: None, max_age: None });
+    config.mirrors[0].create = Some(CreateStream { replicas: 1, max_bytes: None, max_age: None, subjects: Vec::new() });
     let source = MemorySource::new(1);
     source.append_numbered(1..=10);
     let running = run(&config, &source);
@@ -89,7 +89,7 @@ async fn by_client_certificate() {
     let hub = Hub::start_with(&tls_hub()).await;
     let mut config = uplink_to(&[format!("tls://127.0.0.1:{}", hub.port)]);
     config.tls = tls();
-    config.mirrors[0].create = Some(CreateStream { replicas: 1, max_bytes: None, max_age: None });
+    config.mirrors[0].create = Some(CreateStream { replicas: 1, max_bytes: None, max_age: None, subjects: Vec::new() });
     let source = MemorySource::new(1);
     source.append_numbered(1..=1500);
     let running = run(&config, &source);

@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use common::proxy::{Link, Proxy};
 use common::{Hub, MemorySource, contents, run, seqs, stream_config, until, uplink_to};
-use headwater_broker::config::UplinkAuth;
+use headwater_broker::config::{UplinkAuth, UplinkTls};
+use headwater_sync::hub::Trouble;
+use headwater_sync::jetstream::{Connection, Destination, Target};
 
 #[tokio::test]
 async fn lost_acknowledgements_after_the_dedupe_window_give_no_duplicates() {
@@ -59,6 +61,29 @@ async fn a_link_cut_again_and_again_during_backfill_costs_nothing() {
     running.caught_up().await;
     assert_eq!(seqs(&contents(&js, "S").await), (1..=20_000).collect::<Vec<_>>());
     running.uplinks.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_never_revived() {
+    let hub = Hub::start().await;
+    hub.make_stream("S").await;
+    let proxy = Proxy::to(hub.port).await;
+    let target = Target {
+        auth: UplinkAuth::Anonymous,
+        tls: UplinkTls::default(),
+        gateway: "gw".into(),
+        timeout: Duration::from_secs(2),
+    };
+    let to = Destination { stream: "S".into(), filter: "edge.gw.s.>".into(), create: None };
+    let connection = Connection::open(&proxy.url(), &target).await.expect("the hub is there");
+    connection.ask(&to).await.expect("the hub answers");
+    proxy.set(Link::Cut);
+    assert_eq!(connection.lost().await.kind(), "lost");
+    proxy.set(Link::Up);
+    // A client that reconnects would deliver this now; ours has ended and says so.
+    let asked = tokio::time::timeout(common::PATIENCE, connection.ask(&to)).await.expect("an answer, not silence");
+    assert!(matches!(asked, Err(Trouble::Other(_))), "{asked:?}");
+    assert_eq!(proxy.accepted(), 1);
 }
 
 #[tokio::test]

@@ -100,7 +100,9 @@ async fn status_shows_clients_streams_and_uplinks() {
 
     let status = until(PATIENCE, "the broken link to be shown", || async {
         let status = json(&gateway.command(&["status", "--json"]).success());
-        if status["uplinks"][0]["last_error"]["text"].is_string() { Ok(status) } else { Err(status.to_string()) }
+        let uplink = &status["uplinks"][0];
+        let shown = uplink["last_error"]["text"].is_string() && uplink["oldest_unsent_age_seconds"].is_number();
+        if shown { Ok(status) } else { Err(status.to_string()) }
     })
     .await;
     assert_eq!(status["streams"], broker.status().await["streams"]);
@@ -114,7 +116,6 @@ async fn status_shows_clients_streams_and_uplinks() {
     assert_ne!(uplink["state"], "up", "{uplink}");
     assert_eq!(uplink["backlog_msgs"], 30, "{uplink}");
     assert!(uplink["backlog_bytes"].as_u64().is_some_and(|bytes| bytes > 30 * 20), "{uplink}");
-    assert!(uplink["oldest_unsent_age_seconds"].as_f64().is_some(), "{uplink}");
 
     let text = gateway.command(&["status"]).success();
     for part in ["gw-1", "telemetry", "150", "hub", "30"] {
@@ -196,7 +197,7 @@ async fn sigterm_ends_it_in_order_while_devices_publish() {
     let address = broker.mqtt();
     let publishing = tokio::spawn(async move { device.publish_until_cut(address, 1, 1 << 40).await });
     until(PATIENCE, "messages to arrive", || async {
-        let held = broker.messages("s", 1, 200).await.0.len();
+        let held = broker.messages("s", 1, 200).await.messages.len();
         if held == 200 { Ok(()) } else { Err(format!("{held}")) }
     })
     .await;

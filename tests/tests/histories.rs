@@ -27,12 +27,10 @@ async fn a_hub_stream_that_is_deleted_and_made_again_gets_everything_still_held(
     device.publish(broker.mqtt(), 201, 100).await;
     // People are told which stream is missing.
     until(MIRROR_PATIENCE, "the missing stream to be named", || async {
-        let uplinks = broker.page("/api/v1/uplinks").await.json().to_string();
-        if uplinks.contains("CENTRE") && uplinks.contains("not found") || uplinks.contains("no stream") {
-            Ok(())
-        } else {
-            Err(uplinks)
-        }
+        let uplinks = broker.page("/api/v1/uplinks").await.json();
+        let error = &uplinks[0]["last_error"];
+        let named = error["text"].as_str().is_some_and(|text| text.contains("CENTRE"));
+        if error["kind"] == "stream-missing" && named { Ok(()) } else { Err(uplinks.to_string()) }
     })
     .await;
     hub.create_stream("CENTRE", &["edge.>"]).await;

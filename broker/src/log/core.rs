@@ -8,13 +8,12 @@ use tracing::{error, warn};
 use super::boots::Boots;
 use super::group::Group;
 use super::held::{Held, Loss, Piece, Source};
-use super::layout::{CursorRecord, META_VERSION, Meta, Snapshot, StreamRecord, TABLE_BASE, encode};
+use super::layout::{CursorRecord, META_VERSION, Meta, Snapshot, StreamRecord, encode};
 use super::memory::Ring;
 use super::plan::{META_ROOM_BYTES, Sizes};
 use super::record::{Entry, NewMessage, Stamp, Ticket};
 use super::records::RECORD_OVERHEAD_BYTES;
-use super::stream::{Discard, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};
-use super::subjects::Subjects;
+use super::stream::{Discard, Seq, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};
 use super::tables::{Live, Place, Tables};
 use super::tail::Tail;
 use super::{AppendError, Appended};
@@ -27,7 +26,7 @@ pub(super) const MAX_STREAMS: usize = 4096;
 /// Unreadable ranges remembered per stream; further ones show as discarded.
 pub(super) const MAX_DAMAGE: usize = 64;
 /// Sequences of a memory stream that are reserved at a time.
-const RESERVATION: u64 = 65_536;
+pub(super) const RESERVATION: u64 = 65_536;
 /// The log's own records in one commit; what finds no room waits for the next one.
 const PIGGYBACK_BYTES: usize = 48 << 10;
 
@@ -134,6 +133,8 @@ impl StreamCore {
 /// A cursor.
 #[derive(Debug)]
 pub(super) struct CursorCore {
+    /// Tells it from another one that had its place before.
+    serial: u64,
     pub(super) name: String,
     pub(super) stream: StreamId,
     pub(super) floor: u64,
@@ -143,6 +144,13 @@ pub(super) struct CursorCore {
     pub(super) dirty: bool,
     /// It is behind what is held, and that was announced.
     in_loss: bool,
+}
+
+/// How a handle finds its cursor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CursorAt {
+    pub(super) index: usize,
+    serial: u64,
 }
 
 /// An epoch, as much of it as is kept in memory.
@@ -179,6 +187,7 @@ pub(super) struct Core {
     pub(super) streams: Vec<StreamCore>,
     pub(super) names: HashMap<String, StreamId>,
     pub(super) cursors: Vec<Option<CursorCore>>,
+    next_cursor: u64,
     pub(super) boots: Boots,
     pub(super) tables: Tables,
     pub(super) tail: Tail,
@@ -213,6 +222,7 @@ impl Core {
             streams: Vec::new(),
             names: HashMap::new(),
             cursors: Vec::new(),
+            next_cursor: 0,
             boots: Boots::default(),
             tables: Tables::default(),
             tail: Tail::default(),
@@ -432,6 +442,11 @@ impl Core {
         group
     }
 
+    /// Whether a memory stream waits for its reservation to become durable.
+    pub(super) fn awaits_reservation(&self) -> bool {
+        self.streams.iter().any(|s| s.ring.as_ref().is_some_and(|r| r.next() >= s.reserved))
+    }
+
     /// Whether a commit now would save something.
     pub(super) fn has_unsaved(&self) -> bool {
         !self.group.is_empty()
@@ -503,8 +518,9 @@ impl Core {
     }
 
     /// A reader confirmed everything up to `floor`.
-    pub(super) fn advance_cursor(&mut self, at: usize, floor: u64) {
-        let Some(cursor) = self.cursors.get_mut(at).and_then(Option::as_mut) else { return };
+    pub(super) fn advance_cursor(&mut self, at: CursorAt, floor: u64) {
+        let cursor = self.cursors.get_mut(at.index).and_then(Option::as_mut).filter(|c| c.serial == at.serial);
+        let Some(cursor) = cursor else { return };
         if floor <= cursor.floor {
             return;
         }
@@ -516,32 +532,42 @@ impl Core {
         }
     }
 
-    /// The cursor of that name, made if missing; its place in `cursors`.
-    pub(super) fn cursor(&mut self, name: &str, stream: StreamId) -> usize {
-        let same = |c: &Option<CursorCore>| c.as_ref().is_some_and(|c| c.stream == stream && c.name == name);
-        if let Some(at) = self.cursors.iter().position(same) {
+    /// What a handle points at, unless it was removed.
+    pub(super) fn cursor_at(&self, at: CursorAt) -> Option<&CursorCore> {
+        self.cursors.get(at.index)?.as_ref().filter(|c| c.serial == at.serial)
+    }
+
+    /// The cursor of that name, made if missing.
+    pub(super) fn cursor(&mut self, name: &str, stream: StreamId) -> CursorAt {
+        let found = (0..).zip(&self.cursors).find_map(|(index, cursor)| {
+            let cursor = cursor.as_ref().filter(|c| c.stream == stream && c.name == name)?;
+            Some(CursorAt { index, serial: cursor.serial })
+        });
+        if let Some(at) = found {
             return at;
         }
         let volatile = self.cursors.iter().flatten().filter(|c| !c.volatile).count() >= MAX_CURSORS;
         if volatile {
             error!(cursor = name, limit = MAX_CURSORS, "too many cursors; this one is not saved");
         }
-        self.add_cursor(CursorRecord { stream: stream.0, name: name.to_owned(), floor: 0, lost: 0 }, volatile)
-    }
-
-    fn add_cursor(&mut self, record: CursorRecord, volatile: bool) -> usize {
+        let serial = self.next_cursor;
+        self.next_cursor += 1;
         let cursor = CursorCore {
-            name: record.name,
-            stream: StreamId(record.stream),
-            floor: record.floor,
-            lost: record.lost,
+            serial,
+            name: name.to_owned(),
+            stream,
+            floor: 0,
+            lost: 0,
             volatile,
             dirty: !volatile,
             in_loss: false,
         };
-        // Places are never given away twice: a handle of a removed cursor must not move another one.
-        self.cursors.push(Some(cursor));
-        self.cursors.len() - 1
+        let index = self.cursors.iter().position(Option::is_none).unwrap_or(self.cursors.len());
+        if index == self.cursors.len() {
+            self.cursors.push(None);
+        }
+        self.cursors[index] = Some(cursor);
+        CursorAt { index, serial }
     }
 
     /// Forgets a cursor.
@@ -585,109 +611,6 @@ impl Core {
         }
         snapshot.cursors.clear();
         Some(encode(META_VERSION, &Meta::Snapshot(snapshot))).filter(|e| e.len() <= ROOM)
-    }
-
-    /// Takes over what was saved. Later or earlier than what is known already: the later wins.
-    pub(super) fn apply(&mut self, meta: Meta) {
-        match meta {
-            Meta::Stream { id, name, uid } => self.restore_stream(id, name, StreamUid(uid)),
-            Meta::Trim { stream, first, purged } => {
-                if let Some(stream) = self.streams.get_mut(stream as usize) {
-                    stream.held.trim_known(first);
-                    stream.purged = stream.purged.max(purged);
-                }
-            }
-            Meta::Reserve { stream, upto } => {
-                if let Some(stream) = self.streams.get_mut(stream as usize) {
-                    stream.next = stream.next.max(upto);
-                    stream.durable_next = stream.durable_next.max(upto);
-                }
-            }
-            Meta::Cursor(record) => self.restore_cursor(&record),
-            Meta::CursorGone { stream, name } => {
-                self.cursors.retain(|c| c.as_ref().is_none_or(|c| c.stream.0 != stream || c.name != name));
-            }
-            Meta::Boot(record) => self.boots.restore(record),
-            Meta::Damage { stream, first, last } => {
-                if let Some(stream) = self.streams.get_mut(stream as usize) {
-                    stream.note_damage(first, last);
-                }
-            }
-            Meta::Snapshot(snapshot) => self.apply_snapshot(snapshot),
-        }
-    }
-
-    pub(super) fn apply_snapshot(&mut self, snapshot: Snapshot) {
-        for record in snapshot.streams {
-            self.restore_stream(record.id, record.name, StreamUid(record.uid));
-            let Some(stream) = self.streams.get_mut(record.id as usize) else { continue };
-            stream.next = stream.next.max(record.next);
-            stream.held.trim_known(record.first);
-            stream.purged = stream.purged.max(record.purged);
-            stream.held.discarded_msgs = stream.held.discarded_msgs.max(record.discarded_msgs);
-            for (first, last) in record.damage {
-                stream.note_damage(first, last);
-            }
-        }
-        for record in &snapshot.cursors {
-            self.restore_cursor(record);
-        }
-        for record in snapshot.boots {
-            self.boots.restore(record);
-        }
-    }
-
-    fn restore_stream(&mut self, id: u32, name: String, uid: StreamUid) {
-        let at = id as usize;
-        if at >= MAX_STREAMS || id >= TABLE_BASE {
-            return;
-        }
-        while self.streams.len() <= at {
-            // Filled in by its own record; stays nameless if that is lost.
-            self.streams.push(StreamCore::new(String::new(), StreamUid(0)));
-        }
-        self.names.insert(name.clone(), StreamId(id));
-        let stream = &mut self.streams[at];
-        stream.name = name;
-        stream.uid = uid;
-    }
-
-    fn restore_cursor(&mut self, record: &CursorRecord) {
-        if record.stream as usize >= self.streams.len() {
-            return;
-        }
-        let at = self.cursor(&record.name, StreamId(record.stream));
-        if let Some(cursor) = self.cursors[at].as_mut() {
-            cursor.floor = cursor.floor.max(record.floor);
-            cursor.lost = cursor.lost.max(record.lost);
-            cursor.dirty = false;
-        }
-    }
-
-    /// Gives a configured stream its number, and its limits.
-    pub(super) fn configure(&mut self, config: StreamConfig, uid: impl FnOnce() -> u64) -> bool {
-        let (id, made) = match self.names.get(&config.name) {
-            Some(id) => (*id, false),
-            None => {
-                let id = StreamId(u32::try_from(self.streams.len()).unwrap_or(u32::MAX));
-                let uid = StreamUid(uid());
-                self.streams.push(StreamCore::new(config.name.clone(), uid));
-                self.names.insert(config.name.clone(), id);
-                self.metas.push_back(Meta::Stream { id: id.0, name: config.name.clone(), uid: uid.0 });
-                (id, true)
-            }
-        };
-        let stream = self.stream_mut(id);
-        if config.storage == Storage::Memory {
-            stream.ring = Some(Ring::new(config.limits.clone(), stream.next));
-            stream.reserving = stream.next + RESERVATION;
-            let upto = stream.reserving;
-            self.metas.push_back(Meta::Reserve { stream: id.0, upto });
-        } else {
-            stream.held.subjects = config.limits.max_msgs_per_subject.map(Subjects::new);
-        }
-        self.stream_mut(id).config = Some(config);
-        made
     }
 
     /// Removes an epoch from everything; what is live in it is discarded.

@@ -10,12 +10,10 @@ use tracing::{error, info, warn};
 use super::block::{Block, BlockBuilder, OpenBlock, Packer};
 use super::core::{Core, EpochCore};
 use super::disk;
+use super::epoch::{Contents, TableWriter, finish, put_block};
 use super::frame::unpack;
 use super::held::Source;
-use super::layout::{
-    EpochIndex, EpochStream, EpochTable, INDEX_STREAM, INDEX_VERSION, SNAPSHOT_VERSION, TABLE_BASE, TAG_DELETE,
-    TAG_PUT, encode, key,
-};
+use super::layout::{EpochStream, SNAPSHOT_VERSION, TABLE_BASE, TAG_DELETE, TAG_PUT, encode, key};
 use super::plan::{
     BLOCK_TARGET_BYTES, EpochFacts, effective_budget, epoch_bound, fits, manifest_bound, next_drop, protected_full,
 };
@@ -45,22 +43,6 @@ struct Job {
     bound: u64,
 }
 
-/// A table record that came to lie in an epoch.
-struct Moved {
-    table: u8,
-    key: u128,
-    from: Place,
-    ordinal: u32,
-}
-
-/// What an epoch being written contains.
-#[derive(Default)]
-struct Contents {
-    index: EpochIndex,
-    moved: Vec<Moved>,
-    bytes: u64,
-}
-
 /// State of the thread.
 pub(super) struct Sealer {
     shared: Arc<Shared>,
@@ -74,6 +56,11 @@ impl Sealer {
 
     /// Runs until the log is closed or fails.
     pub(super) fn run(mut self) {
+        // The budget may be smaller than it was.
+        if let Err(error) = self.make_room(0, None).and_then(|_| self.tidy()) {
+            self.shared.fail(&format!("making room: {error}"));
+            return;
+        }
         while let Some(slot) = self.wait() {
             match self.seal(slot) {
                 Ok(true) => {}
@@ -242,7 +229,7 @@ impl Sealer {
                 entry.bytes += message.bytes();
                 if let Some(block) = builder.push(packer, header.boot, &message) {
                     if alone {
-                        put_block(epoch, entry, block, contents_bytes(contents), put)?;
+                        put_block(epoch, entry, block, &mut contents.bytes, put)?;
                     } else {
                         done.push(block);
                     }
@@ -252,7 +239,7 @@ impl Sealer {
         for (mut entry, mut builder, mut done) in builders {
             done.extend(builder.finish(packer));
             for block in done {
-                put_block(epoch, &mut entry, block, contents_bytes(contents), put)?;
+                put_block(epoch, &mut entry, block, &mut contents.bytes, put)?;
             }
             if entry.msgs > 0 {
                 contents.index.streams.push(entry);
@@ -334,7 +321,9 @@ impl Sealer {
         let mut core = self.shared.lock();
         core.counters.disk_used = used;
         let facts = facts(&core);
-        let epoch_max = epoch_bound(core.sizes.epoch_raw_bytes + core.sizes.group_bytes as u64, 0, 512, 256 << 10);
+        let raw_max = core.sizes.epoch_raw_bytes + core.sizes.group_bytes as u64;
+        let index_max = 16_384 + 128 * (core.streams.len() + core.cursors.len()) as u64;
+        let epoch_max = epoch_bound(raw_max, raw_max / 64, raw_max / BLOCK_TARGET_BYTES as u64 + 64, index_max);
         let full = protected_full(used, &facts, epoch_max, budget);
         if full && !core.disk_full {
             warn!("streams that discard nothing fill the disk; appends to them are refused");
@@ -378,6 +367,10 @@ impl Sealer {
             if fits(used, incoming + manifests + carry, budget) {
                 return Ok(true);
             }
+            // What nobody can read goes before what somebody can.
+            if self.drop_quarantine()? {
+                continue;
+            }
             facts.retain(|f| !stuck.contains(&f.number));
             match next_drop(used, incoming + manifests + carry, budget, &facts) {
                 Some(victim) => {
@@ -385,7 +378,6 @@ impl Sealer {
                         stuck.insert(victim.number);
                     }
                 }
-                None if self.drop_quarantine()? => {}
                 // The room for carrying is for the next time; now what counts is that it fits.
                 None => return Ok(fits(used, incoming + manifests, budget)),
             }
@@ -396,7 +388,7 @@ impl Sealer {
         let victim = facts(&self.shared.lock()).into_iter().find(|f| !f.protected);
         match victim {
             Some(victim) => self.drop_epoch(victim, self.shared.max_bytes),
-            None => self.drop_quarantine(),
+            None => Ok(false),
         }
     }
 
@@ -517,89 +509,6 @@ impl Sealer {
         }
         bytes
     }
-}
-
-/// Table records on their way into an epoch, by table.
-#[derive(Default)]
-struct TableWriter {
-    tables: std::collections::BTreeMap<u8, (EpochTable, BlockBuilder, Vec<Block>)>,
-    moved: Vec<Moved>,
-}
-
-impl TableWriter {
-    fn is_empty(&self) -> bool {
-        self.tables.is_empty()
-    }
-
-    fn push(&mut self, packer: &mut Packer, table: u8, hash: u128, from: Place, key: &[u8], value: Option<&[u8]>) {
-        let (entry, builder, done) = self
-            .tables
-            .entry(table)
-            .or_insert_with(|| (EpochTable { table, ..EpochTable::default() }, BlockBuilder::default(), Vec::new()));
-        let ordinal = entry.records;
-        entry.records += 1;
-        let tag = if value.is_some() { TAG_PUT } else { TAG_DELETE };
-        entry.deletes += u64::from(value.is_none());
-        let payload = value.unwrap_or_default();
-        let record = RawMessage { seq: ordinal, at: 0, tag, subject: key, headers: &[], payload };
-        done.extend(builder.push(packer, 0, &record));
-        if value.is_some() {
-            let ordinal = u32::try_from(ordinal).unwrap_or(u32::MAX);
-            self.moved.push(Moved { table, key: hash, from, ordinal });
-        }
-    }
-
-    fn finish(
-        mut self,
-        epoch: u32,
-        packer: &mut Packer,
-        contents: &mut Contents,
-        put: &mut dyn FnMut([u8; 16], Vec<u8>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        for (table, (mut entry, mut builder, mut done)) in std::mem::take(&mut self.tables) {
-            done.extend(builder.finish(packer));
-            let mut last = 0;
-            for block in done {
-                entry.blocks.push(block.first_seq - last);
-                last = block.first_seq;
-                contents.bytes += block.value.len() as u64;
-                put(key(epoch, TABLE_BASE + u32::from(table), block.first_seq), block.value)?;
-            }
-            contents.index.tables.push(entry);
-        }
-        contents.moved.append(&mut self.moved);
-        Ok(())
-    }
-}
-
-fn contents_bytes(contents: &mut Contents) -> &mut u64 {
-    &mut contents.bytes
-}
-
-fn put_block(
-    epoch: u32,
-    entry: &mut EpochStream,
-    block: Block,
-    bytes: &mut u64,
-    put: &mut dyn FnMut([u8; 16], Vec<u8>) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let before: u64 = entry.blocks.iter().sum();
-    entry.blocks.push(block.first_seq - before);
-    *bytes += block.value.len() as u64;
-    put(key(epoch, entry.id, block.first_seq), block.value)
-}
-
-/// The last two keys of an epoch.
-fn finish(
-    epoch: u32,
-    contents: &mut Contents,
-    snapshot: &[u8],
-    put: &mut dyn FnMut([u8; 16], Vec<u8>) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let index = encode(INDEX_VERSION, &contents.index);
-    contents.bytes += (index.len() + snapshot.len()) as u64;
-    put(key(epoch, INDEX_STREAM, 0), index)?;
-    put(key(epoch, INDEX_STREAM, 1), snapshot.to_vec())
 }
 
 fn note_epoch(core: &mut Core, epoch: u32, disk_bytes: u64, contents: &Contents) {

@@ -12,7 +12,7 @@ use super::cache::Cache;
 use super::core::Core;
 use super::frame::unpack;
 use super::held::{Head, Source, Wanted};
-use super::layout::{EpochIndex, INDEX_STREAM, INDEX_VERSION, decode, key};
+use super::layout::{EpochIndex, INDEX_STREAM, INDEX_VERSION, TABLE_BASE, decode, key};
 use super::record::Stamp;
 use super::records::{FrameRecords, Record};
 use super::staging::Staging;
@@ -118,10 +118,11 @@ impl Shared {
                     Ok(None) if self.epoch_exists(epoch) => None,
                     Ok(None) => return Ok(None),
                     Err(_) if !self.epoch_exists(epoch) => return Ok(None),
-                    Err(error) => {
+                    // A search also reads neighbours: the one wanted may be whole.
+                    Err(error) => self.block_by_directory(epoch, stream, seq).or_else(|| {
                         warn!(epoch, stream, seq, %error, "a block cannot be read");
                         None
-                    }
+                    }),
                 };
                 match opened {
                     Some(block) => {
@@ -140,6 +141,23 @@ impl Shared {
 
     fn epoch_exists(&self, epoch: u32) -> bool {
         self.lock().epochs.iter().any(|e| e.number == epoch)
+    }
+
+    /// The block that holds `seq`, found with the directory of the epoch.
+    fn block_by_directory(&self, epoch: u32, stream: u32, seq: u64) -> Option<OpenBlock> {
+        let index = self.epoch_index(epoch).ok()??;
+        let table = stream.checked_sub(TABLE_BASE).and_then(|t| u8::try_from(t).ok());
+        let steps = match table {
+            Some(table) => &index.tables.iter().find(|t| t.table == table)?.blocks,
+            None => &index.streams.iter().find(|s| s.id == stream)?.blocks,
+        };
+        let firsts = steps.iter().scan(0, |first, step| {
+            *first += step;
+            Some(*first)
+        });
+        let first = firsts.take_while(|first| *first <= seq).last()?;
+        let value = self.store.value(&key(epoch, stream, first)).ok()??;
+        OpenBlock::open(first, &value)
     }
 
     /// Where the block behind the one that holds `seq` begins, from the directory of the epoch.
@@ -187,12 +205,16 @@ impl Shared {
         wanted
     }
 
-    /// Discards everything before `end` of a stream.
+    /// Removes everything before `end` of a stream. Wanted so by a person, or known to be gone: neither counted nor charged to cursors.
     pub(super) fn trim(&self, id: StreamId, end: u64) {
         loop {
             let mut core = self.lock();
             let stream = core.stream_mut(id);
+            let counted = (stream.held.discarded_msgs, stream.held.discarded_bytes);
             let more = stream.held.trim(end);
+            // Under the same lock, so that nobody else takes them for losses.
+            drop(stream.held.take_losses());
+            (stream.held.discarded_msgs, stream.held.discarded_bytes) = counted;
             let wanted = if more { stream.held.wanted() } else { None };
             drop(core);
             let Some(wanted) = wanted else { return };

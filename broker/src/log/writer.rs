@@ -185,6 +185,10 @@ impl Writer {
         for id in touched {
             self.shared.enforce(id);
         }
+        if !group.reserves.is_empty() {
+            // Appends to memory streams may have waited for these.
+            self.shared.room.notify_waiters();
+        }
         self.shared.mark.send_modify(|mark| mark.ticket = mark.ticket.max(Ticket(group.ticket)));
         group.clear();
         self.spare = group;

@@ -49,14 +49,19 @@ impl Hub {
 
     pub(crate) async fn start_binary(binary: &Path, extra: &str) -> Hub {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-        let config = format!(
-            "port: {port}\nhost: 127.0.0.1\nserver_name: hub\njetstream: {{ store_dir: \"{}\" }}\n{extra}\n",
-            dir.path().join("js").display()
-        );
-        std::fs::write(dir.path().join("hub.conf"), config).expect("the temporary directory is writable");
+        // The hub picks its own port the first time: two tests that look for a free one may find the same.
+        write_config(dir.path(), "-1", extra);
         let server = Hub::spawn(binary, dir.path());
-        let hub = Hub { server, dir, port, binary: binary.to_owned() };
+        let mut hub = Hub { server, dir, port: 0, binary: binary.to_owned() };
+        hub.port = until("the hub says its port", async || {
+            let mut files = std::fs::read_dir(hub.dir.path()).ok()?.filter_map(Result::ok).map(|entry| entry.path());
+            let ports = files.find(|path| path.extension().is_some_and(|extension| extension == "ports"))?;
+            let text = std::fs::read_to_string(ports).ok()?;
+            let ports: serde_json::Value = serde_json::from_str(&text).ok()?;
+            ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+        })
+        .await;
+        write_config(hub.dir.path(), &hub.port.to_string(), extra);
         hub.listening().await;
         hub
     }
@@ -108,6 +113,14 @@ impl Hub {
         js.create_stream(config).await.expect("the hub makes a stream");
         js
     }
+}
+
+fn write_config(dir: &Path, port: &str, extra: &str) {
+    let config = format!(
+        "port: {port}\nhost: 127.0.0.1\nserver_name: hub\nports_file_dir: {dir:?}\njetstream: {{ store_dir: {:?} }}\n{extra}\n",
+        dir.join("js"),
+    );
+    std::fs::write(dir.join("hub.conf"), config).expect("the temporary directory is writable");
 }
 
 impl Drop for Hub {

@@ -1,6 +1,7 @@
 //! A link that can be cut, stalled, or made deaf on the way back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -21,6 +22,7 @@ pub(crate) enum Link {
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     link: Arc<watch::Sender<Link>>,
+    accepted: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -29,12 +31,15 @@ impl Proxy {
         let own = listener.local_addr().expect("a bound listener has an address").port();
         let link = Arc::new(watch::Sender::new(Link::Up));
         let shared = Arc::clone(&link);
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&accepted);
         tokio::spawn(async move {
             loop {
                 let Ok((client, _)) = listener.accept().await else { return };
                 if *shared.borrow() == Link::Cut {
                     continue;
                 }
+                counter.fetch_add(1, Ordering::Relaxed);
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
@@ -42,11 +47,16 @@ impl Proxy {
                 tokio::spawn(carry(server_read, client_write, shared.subscribe(), true));
             }
         });
-        Proxy { port: own, link }
+        Proxy { port: own, link, accepted }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Connections that were let through.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set(&self, link: Link) {

@@ -71,8 +71,14 @@ async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
     for note in notes.iter().chain(&budget.lowered).chain(&check::unreadable_files(&config)) {
         warn!("{note}");
     }
-    let running = start(&mut config, budget.max_bytes).await?;
-    let Running { broker, gateway } = running;
+    let Running { broker, gateway } = tokio::select! {
+        running = start(&mut config, budget.max_bytes) => running?,
+        name = signals.end() => {
+            // Nothing was taken from anybody yet, and a log may be left at any moment.
+            info!(signal = name, "stopped while starting");
+            std::process::exit(0);
+        }
+    };
     let stop = watch::Sender::new(false);
     let pages = http.map(|listener| {
         let api = Arc::new(Api(Arc::clone(&gateway)));
@@ -84,11 +90,12 @@ async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
     let end = watch_over(&gateway, &mut signals, || report_reload(args, &as_configured)).await;
     gateway.health.set_ready(false);
     tokio::select! {
-        done = tokio::time::timeout(STOP_LIMIT, finish(broker, &gateway)) => match done {
-            Ok(()) => {}
-            Err(_) => return Err(Failure::runtime(format!("not everything ended within {} s", STOP_LIMIT.as_secs()))),
-        },
-        name = signals.end() => return Err(Failure::runtime(format!("{name} again: ended at once"))),
+        done = tokio::time::timeout(STOP_LIMIT, finish(broker, &gateway)) => {
+            if done.is_err() {
+                abandon(&format!("not everything ended within {} s", STOP_LIMIT.as_secs()));
+            }
+        }
+        name = signals.end() => abandon(&format!("{name} again: ended at once")),
     }
     stop.send_replace(true);
     if let Some(pages) = pages {
@@ -268,6 +275,12 @@ async fn finish(broker: Broker, gateway: &Gateway) {
     if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
         error!("the log did not close in order");
     }
+}
+
+/// Ends the process without waiting for anything more, which is safe at any moment: what was acknowledged is on disk.
+fn abandon(why: &str) -> ! {
+    crate::report(&Failure::runtime(why));
+    std::process::exit(1)
 }
 
 /// The signals that mean something to us.

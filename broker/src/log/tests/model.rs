@@ -106,9 +106,11 @@ const NAMES: [&str; 4] = ["plain", "counted", "subjects", "new"];
 
 impl World {
     fn new(small: bool) -> World {
+        let counted = StreamLimits { max_msgs: Some(40), max_bytes: Some(20_000), ..StreamLimits::default() };
         let limits = [
             StreamLimits::default(),
-            StreamLimits { max_msgs: Some(40), max_bytes: Some(20_000), ..StreamLimits::default() },
+            // Where the disk discards too, what is counted off after that depends on when it did.
+            if small { StreamLimits::default() } else { counted },
             StreamLimits { max_msgs_per_subject: Some(3), ..StreamLimits::default() },
             StreamLimits {
                 max_msgs: Some(60),
@@ -259,7 +261,9 @@ impl World {
     }
 
     fn check(&mut self, exact_cursors: bool) {
-        for at in 0..4 {
+        // Nothing is dropped between one look and the next.
+        quiesce(self.log());
+        for (at, name) in NAMES.iter().enumerate() {
             let id = self.id(at);
             let state = self.log().state(id);
             if self.small {
@@ -273,8 +277,8 @@ impl World {
                 model.list.retain(|m| !gone.contains(&m.0));
             }
             let model = &self.streams[at];
-            assert_eq!(state.last.0, model.last, "{}", NAMES[at]);
-            assert_eq!((state.msgs, state.bytes), (model.list.len() as u64, model.bytes()), "{}", NAMES[at]);
+            assert_eq!(state.last.0, model.last, "{}", name);
+            assert_eq!((state.msgs, state.bytes), (model.list.len() as u64, model.bytes()), "{}", name);
             let first = model.list.first().map_or(model.last + 1, |m| m.0);
             if model.list.is_empty() {
                 assert_eq!(state.first.0, first);
@@ -296,23 +300,24 @@ impl World {
                         assert_eq!(first.0, expected);
                         assert_ne!(*reason, GapReason::Damage);
                         let purge = *reason == GapReason::Purge;
-                        assert!(!purge || first.0 <= model.asked, "{}: {item:?}", NAMES[at]);
-                        assert!(purge || first.0 > model.purged, "{}: {item:?}", NAMES[at]);
+                        assert!(!purge || first.0 <= model.asked, "{}: {item:?}", name);
+                        // What the disk discarded first is not purged again.
+                        assert!(purge || first.0 > model.purged || self.small, "{}: {item:?}", name);
                         expected = last.0 + 1;
                     }
                 }
             }
-            assert_eq!(expected, model.last + 1, "{}", NAMES[at]);
+            assert_eq!(expected, model.last + 1, "{}", name);
             assert!(
                 found == model.list,
                 "{}: found {:?}, expected {:?}",
-                NAMES[at],
+                name,
                 seqs(&items),
                 model.list.iter().map(|m| m.0).collect::<Vec<_>>()
             );
             let cursor = self.log().cursor("c", id);
             if exact_cursors && !self.small {
-                assert_eq!((cursor.floor().0, cursor.lost()), (model.floor, model.lost), "{}", NAMES[at]);
+                assert_eq!((cursor.floor().0, cursor.lost()), (model.floor, model.lost), "{}", name);
             }
         }
         let mut found = BTreeMap::new();
@@ -351,8 +356,13 @@ pub(super) fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
+/// Few by default, because each one syncs files hundreds of times; `HEADWATER_MODEL_CASES` asks for more.
+fn cases() -> u32 {
+    std::env::var("HEADWATER_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(16)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_log_does_what_the_model_does(ops in ops()) {

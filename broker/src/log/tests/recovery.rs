@@ -1,1 +1,246 @@
-//! Soon.
+//! Damage on purpose, and what must happen then.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use super::model::{copy_dir, quiesce};
+use super::*;
+
+fn open(dir: &Path) -> (Log, OpenReport) {
+    Log::open_sized(config(dir, vec![stream("a"), stream("b")]), SMALL).expect("open")
+}
+
+/// A log with epochs and with frames that are in none: 60 messages in `a`, one group each, values in a table.
+fn filled() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (log, _) = open(dir.path());
+    let a = log.stream("a").expect("there");
+    for n in 1..=60u64 {
+        let value = n.to_le_bytes();
+        let put = Entry::Put { table: TableId(0), key: b"n", value: &value };
+        append_durably(&log, &[message(a, "s", &noise(n, 3000)), put]);
+    }
+    quiesce(&log);
+    assert!(log.stats().epochs >= 2 && log.stats().tail_bytes > 10_000, "{:?}", log.stats());
+    dir
+}
+
+fn staging(dir: &Path) -> [std::path::PathBuf; 2] {
+    [dir.join("staging-0"), dir.join("staging-1")]
+}
+
+/// Frames in both slots that no epoch contains, in order of group: file, offset, length.
+fn live_frames(dir: &Path) -> Vec<(std::path::PathBuf, usize, usize)> {
+    let (log, _) = open(dir);
+    let (after, seed) = (log.shared().lock().last_sealed_group, log.shared().seed);
+    drop(log);
+    let mut found = Vec::new();
+    for path in staging(dir) {
+        let bytes = fs::read(&path).expect("there");
+        for frame in staging::scan(&bytes, seed, after).frames {
+            let len = frame::frame_len(frame.body.len());
+            let at = usize::try_from(frame.end).expect("small") - len;
+            found.push((frame.header.group, path.clone(), at, len));
+        }
+    }
+    found.sort();
+    found.into_iter().map(|(_, path, at, len)| (path, at, len)).collect()
+}
+
+fn flip(path: &Path, at: usize) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).expect("there");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at as u64).expect("long enough");
+    file.write_all_at(&[byte[0] ^ 0x10], at as u64).expect("written");
+}
+
+#[test]
+fn a_frame_cut_short_at_any_place_loses_only_itself() {
+    let dir = filled();
+    let frames = live_frames(dir.path());
+    let (path, at, len) = frames.iter().rev().find(|f| f.2 > 2500).expect("a frame with a message");
+    let group_end = frames.last().expect("frames");
+    for cut in [0, 3, 8, 40, 55, 56, 57, 300, len - 9] {
+        let copy = tempfile::tempdir().expect("temporary directory");
+        copy_dir(dir.path(), copy.path());
+        // As if this had been the last write, and the machine stopped in it.
+        for (other, begin, length) in frames.iter().filter(|f| (&f.0, f.1) >= (path, *at) && f.0 == *path) {
+            let file = fs::OpenOptions::new()
+                .write(true)
+                .open(copy.path().join(other.file_name().expect("named")))
+                .expect("there");
+            let keep = if *begin == *at { cut } else { 0 };
+            file.write_all_at(&vec![0; length - keep], (begin + keep) as u64).expect("written");
+        }
+        assert_eq!(&group_end.0, path, "the last frames lie in one slot");
+        let (log, report) = open(copy.path());
+        assert!(report.damaged.is_empty() && report.frames_lost == 0, "cut at {cut}: {report:?}");
+        let a = log.stream("a").expect("there");
+        let items = read_all(&log, a, 1);
+        let last = log.state(a).last.0;
+        assert!((50..60).contains(&last), "cut at {cut}: {last}");
+        assert_eq!(seqs(&items), (1..=last).collect::<Vec<_>>());
+        let value = log.table_get(TableId(0), b"n").expect("readable").expect("there");
+        assert_eq!(value, last.to_le_bytes().to_vec(), "a group is whole or absent");
+        assert_eq!(append_durably(&log, &[message(a, "s", b"x")]).last_seq, Some(Seq(last + 1)));
+    }
+}
+
+#[test]
+fn a_damaged_frame_between_whole_ones_is_one_reported_gap() {
+    let dir = filled();
+    let frames = live_frames(dir.path());
+    let whole: Vec<_> = frames.iter().filter(|f| f.2 > 2500).collect();
+    assert!(whole.len() > 3);
+    for offset in [1, 10, 20, 60, 2000] {
+        let copy = tempfile::tempdir().expect("temporary directory");
+        copy_dir(dir.path(), copy.path());
+        let (path, at, _) = whole[1];
+        flip(&copy.path().join(path.file_name().expect("named")), at + offset);
+        let (log, report) = open(copy.path());
+        assert_eq!(report.frames_lost, 1);
+        let [place] = &report.damaged[..] else { panic!("one place: {report:?}") };
+        assert_eq!((&place.stream[..], place.first), ("a", place.last));
+        let a = log.stream("a").expect("there");
+        let items = read_all(&log, a, 1);
+        assert_eq!(gaps(&items), [(place.first.0, place.last.0, GapReason::Damage)]);
+        assert_eq!(items.len(), 60);
+        assert_eq!(log.stats().damaged_msgs, 1);
+        quiesce(&log);
+        drop(log);
+        let (log, report) = open(copy.path());
+        assert!(report.damaged.len() <= 1, "reported until it is in an epoch");
+        assert_eq!(gaps(&read_all(&log, a, 1)), [(place.first.0, place.last.0, GapReason::Damage)], "and remembered");
+    }
+}
+
+#[test]
+fn any_flipped_byte_in_the_staging_files_is_survived() {
+    let dir = filled();
+    for n in 0..60usize {
+        let copy = tempfile::tempdir().expect("temporary directory");
+        copy_dir(dir.path(), copy.path());
+        flip(&staging(copy.path())[n % 2], (n * 7919) % (64 << 10));
+        let (log, report) = open(copy.path());
+        let a = log.stream("a").expect("there");
+        let items = read_all(&log, a, 1);
+        let state = log.state(a);
+        let missing = 60 - seqs(&items).len();
+        assert!(missing <= 1, "byte {n}: {report:?}");
+        assert!(
+            gaps(&items).iter().all(|g| g.2 == GapReason::Damage),
+            "byte {n}: {:?} {report:?} {state:?}",
+            gaps(&items)
+        );
+        assert_eq!(append_durably(&log, &[message(a, "s", b"x")]).last_seq, Some(state.last.next()));
+    }
+}
+
+#[test]
+fn a_damaged_block_is_a_gap_and_the_stream_goes_on() {
+    let dir = filled();
+    let tables = dir.path().join("store/keyspaces/1/tables");
+    let mut files: Vec<_> = fs::read_dir(&tables).expect("there").map(|e| e.expect("entry").path()).collect();
+    files.sort();
+    let clean = {
+        let (log, _) = open(dir.path());
+        read_all(&log, log.stream("a").expect("there"), 1).len()
+    };
+    assert_eq!(clean, 60);
+    flip(&files[0], 9000);
+    let (log, _) = open(dir.path());
+    let a = log.stream("a").expect("there");
+    let items = read_all(&log, a, 1);
+    let [(first, last, GapReason::Damage)] = gaps(&items)[..] else { panic!("one gap: {:?}", gaps(&items)) };
+    assert!(last - first < 15, "one block: {first}..={last}");
+    let expected: Vec<u64> = (1..=60).filter(|s| !(first..=last).contains(s)).collect();
+    assert_eq!(seqs(&items), expected);
+    assert_eq!(log.stats().damaged_msgs, last - first + 1);
+    assert_eq!(log.table_get(TableId(0), b"n").expect("readable").expect("there"), 60u64.to_le_bytes().to_vec());
+}
+
+#[test]
+fn a_store_that_does_not_open_is_moved_aside_and_the_log_goes_on() {
+    for spoil in ["keyspaces/1/current", "keyspaces/1/tables", "version"] {
+        let dir = filled();
+        let uid = {
+            let (log, _) = open(dir.path());
+            log.stream_uid(log.stream("a").expect("there"))
+        };
+        let path = dir.path().join("store").join(spoil);
+        if path.is_dir() {
+            let first = fs::read_dir(&path).expect("there").next().expect("a table").expect("entry").path();
+            fs::remove_file(first).expect("removed");
+        } else {
+            fs::write(&path, b"??").expect("written");
+        }
+        let (log, report) = open(dir.path());
+        assert!(report.quarantined.as_ref().is_some_and(|p| p.exists()), "{spoil}: {report:?}");
+        let a = log.stream("a").expect("its name was in the staging file");
+        assert_eq!(log.stream_uid(a), uid);
+        let items = read_all(&log, a, 1);
+        assert_eq!(log.state(a).last, Seq(60), "{spoil}");
+        assert!(!seqs(&items).is_empty());
+        assert!(gaps(&items).iter().all(|g| g.2 == GapReason::Damage), "{spoil}: {:?}", gaps(&items));
+        assert_eq!(append_durably(&log, &[message(a, "s", b"x")]).last_seq, Some(Seq(61)));
+        drop(log);
+        let (log, report) = open(dir.path());
+        assert!(report.quarantined.is_none());
+        assert_eq!(log.state(a).last, Seq(61));
+    }
+}
+
+#[test]
+fn quarantine_goes_when_its_room_is_needed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    fs::create_dir(dir.path().join("damaged-1")).expect("made");
+    fs::write(dir.path().join("damaged-1/table"), noise(1, 400_000)).expect("written");
+    let small = LogConfig { max_bytes: 1 << 20, ..config(dir.path(), vec![stream("a")]) };
+    let (log, _) = Log::open_sized(small, SMALL).expect("open");
+    let a = log.stream("a").expect("there");
+    for n in 0..200 {
+        append_durably(&log, &[message(a, "s", &noise(n, 5000))]);
+        assert!(disk::allocated(dir.path(), None).expect("measured") <= 1 << 20);
+    }
+    assert!(!dir.path().join("damaged-1").exists());
+}
+
+#[test]
+fn a_directory_that_is_not_ours_is_left_alone() {
+    let try_open = |dir: &Path| Log::open(config(dir, vec![stream("a")])).map(|_| ()).expect_err("refused");
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (log, _) = Log::open(config(dir.path(), vec![stream("a")])).expect("open");
+    let locked = try_open(dir.path());
+    assert_eq!(locked, OpenError::Locked { dir: dir.path().to_owned(), pid: Some(std::process::id()) });
+    drop(log);
+
+    fs::write(dir.path().join("FORMAT"), "headwater-log\nversion = 2\nseed = 0\n").expect("written");
+    let newer = try_open(dir.path());
+    assert!(newer.to_string().contains("format version 2, written by a newer program"), "{newer}");
+    fs::write(dir.path().join("FORMAT"), "something else").expect("written");
+    assert!(matches!(try_open(dir.path()), OpenError::NotALog { .. }));
+    fs::remove_file(dir.path().join("FORMAT")).expect("removed");
+    assert!(matches!(try_open(dir.path()), OpenError::NotALog { .. }));
+
+    let file = dir.path().join("LOCK");
+    assert!(matches!(try_open(&file), OpenError::NotWritable { .. }));
+    let small = LogConfig { max_bytes: 1 << 20, ..config(dir.path(), vec![]) };
+    let told = Log::open(small).map(|_| ()).expect_err("refused").to_string();
+    assert_eq!(told, "disk budget of 1048576 bytes is too small: at least 33554432 are needed");
+    let twice = Log::open(config(dir.path(), vec![stream("a"), stream("a")])).map(|_| ()).expect_err("refused");
+    assert_eq!(twice.to_string(), "stream \"a\" is configured twice");
+    let name = Log::open(config(dir.path(), vec![stream("a b")])).map(|_| ()).expect_err("refused");
+    assert!(name.to_string().starts_with("stream name \"a b\""), "{name}");
+}
+
+#[test]
+fn an_unfinished_creation_is_finished() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    drop(open(dir.path()));
+    fs::remove_file(dir.path().join("store/version")).expect("removed");
+    fs::OpenOptions::new().write(true).open(dir.path().join("staging-1")).expect("there").set_len(5000).expect("cut");
+    let (log, report) = open(dir.path());
+    assert!(report.quarantined.is_none());
+    let a = log.stream("a").expect("there");
+    append_durably(&log, &[message(a, "s", b"x")]);
+}

@@ -1,0 +1,243 @@
+//! The handshakes of QoS 1 and 2, with everything that goes wrong on the way.
+
+use headwater_broker::mqtt::packet::*;
+
+use crate::client::{Client, VERSIONS, ack, hello, publish, publish_at, resume, text};
+use crate::target::Target;
+
+/// [MQTT-4.3.2-4] [MQTT-2.2.1-5]
+#[tokio::test]
+async fn qos_1_is_acknowledged_with_its_id() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "qos1")).await;
+        for id in [1, 0x1234, u16::MAX] {
+            client.send(Packet::Publish(publish_at(QoS::AtLeastOnce, id, "qos/1", "x"))).await;
+            match client.recv().await {
+                Packet::PubAck(ack) => assert_eq!(ack.packet_id.get(), id),
+                other => panic!("expected PUBACK, got {other:?}"),
+            }
+        }
+    }
+}
+
+/// [MQTT-4.6.0-2] (3.1.1: the same) PUBACKs leave in the order of their PUBLISHes.
+#[tokio::test]
+async fn acknowledgements_come_in_order() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "ack-order")).await;
+        // Stored ones wait for the disk, the others need not: the order holds between them.
+        for id in 1..=20_u16 {
+            let topic = if id % 2 == 0 { "stored/order" } else { "qos/order" };
+            client.send(Packet::Publish(publish_at(QoS::AtLeastOnce, id, topic, "x"))).await;
+        }
+        for id in 1..=20_u16 {
+            match client.recv().await {
+                Packet::PubAck(ack) => assert_eq!(ack.packet_id.get(), id),
+                other => panic!("expected PUBACK, got {other:?}"),
+            }
+        }
+        // [MQTT-4.6.0-3] [MQTT-4.6.0-4]
+        for id in 1..=10_u16 {
+            let topic = if id % 2 == 0 { "stored/order" } else { "qos/order" };
+            client.send(Packet::Publish(publish_at(QoS::ExactlyOnce, id, topic, "x"))).await;
+        }
+        for id in 1..=10_u16 {
+            match client.recv().await {
+                Packet::PubRec(ack) => assert_eq!(ack.packet_id.get(), id),
+                other => panic!("expected PUBREC, got {other:?}"),
+            }
+        }
+    }
+}
+
+/// [MQTT-4.3.3-8] [MQTT-4.3.3-10] [MQTT-4.3.3-11] [MQTT-4.3.3-12]: until PUBREL the same id is the same message, sent
+/// again; after it, a new one.
+#[tokio::test]
+async fn a_qos_2_message_sent_again_is_delivered_once() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("qos/2/{version:?}");
+        let mut subscriber = Client::connect(&target, hello(version, "qos2-sub")).await;
+        subscriber.subscribe(&topic, QoS::ExactlyOnce).await;
+        let mut client = Client::connect(&target, hello(version, "qos2-pub")).await;
+        let message = publish_at(QoS::ExactlyOnce, 10, &topic, "once");
+        for dup in [false, true, true] {
+            client.send(Packet::Publish(Publish { dup, ..message.clone() })).await;
+            match client.recv().await {
+                Packet::PubRec(received) => {
+                    assert_eq!(received.packet_id.get(), 10);
+                    assert!(!received.reason.is_failure());
+                }
+                other => panic!("expected PUBREC, got {other:?}"),
+            }
+        }
+        let id = PacketId::new(10).expect("from 1");
+        assert_eq!(client.release(id).await, ReasonCode::Success);
+        client.publish(Publish { packet_id: Some(id), ..publish_at(QoS::ExactlyOnce, 10, &topic, "twice") }).await;
+        client.publish(publish(&topic, "last")).await;
+        assert_eq!(subscriber.until("last").await, ["once", "twice"]);
+    }
+}
+
+/// 3.7.2.1: PUBREL for an id that is not known gets its PUBCOMP, on MQTT 5 with Packet Identifier not found.
+#[tokio::test]
+async fn an_unknown_release_is_completed() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "unknown-rel")).await;
+        let reason = client.release(PacketId::new(4_711).expect("from 1")).await;
+        match version {
+            Version::V311 => assert_eq!(reason, ReasonCode::Success),
+            Version::V5 => assert_eq!(reason, ReasonCode::PacketIdNotFound),
+        }
+        client.settled().await;
+    }
+}
+
+/// 3.4, 3.5: acknowledgements for ids that the broker did not use do no harm to others, and do not bring it down.
+#[tokio::test]
+async fn stray_acknowledgements_harm_nobody() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut bystander = Client::connect(&target, hello(version, "stray-by")).await;
+        let stray = ack(PacketId::new(99).expect("from 1"));
+        for packet in [Packet::PubAck(stray.clone()), Packet::PubComp(stray.clone()), Packet::PubRec(stray.clone())] {
+            let mut client = Client::connect(&target, hello(version, "stray")).await;
+            client.send(packet).await;
+            client.vanish();
+        }
+        bystander.settled().await;
+    }
+}
+
+/// [MQTT-4.4.0-1] [MQTT-3.3.1-1]: what was not acknowledged is sent again on the next connection, with DUP and the same
+/// id, in order, and only then.
+#[tokio::test]
+async fn unacknowledged_messages_are_sent_again_in_order() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("qos/again/{version:?}");
+        Client::connect(&target, hello(version, "again")).await.goodbye().await;
+        let mut subscriber = Client::connect(&target, resume(version, "again")).await;
+        subscriber.subscribe(&topic, QoS::ExactlyOnce).await;
+        let mut publisher = Client::connect(&target, hello(version, "again-pub")).await;
+        for (qos, payload) in [(QoS::AtLeastOnce, "1"), (QoS::ExactlyOnce, "2"), (QoS::AtLeastOnce, "3")] {
+            publisher.publish(Publish { qos, ..publish(&topic, payload) }).await;
+        }
+        let mut ids = Vec::new();
+        for payload in ["1", "2", "3"] {
+            let message = subscriber.unacknowledged().await;
+            assert_eq!((text(&message), message.dup), (payload, false));
+            ids.push(message.packet_id.expect("QoS 1 or 2"));
+        }
+        subscriber.vanish();
+        let mut subscriber = Client::connect(&target, resume(version, "again")).await;
+        assert!(subscriber.connack.session_present);
+        for (payload, id) in ["1", "2", "3"].into_iter().zip(&ids) {
+            let message = subscriber.unacknowledged().await;
+            assert_eq!((text(&message), message.dup, message.packet_id), (payload, true, Some(*id)));
+        }
+        for (id, qos) in ids.iter().zip([QoS::AtLeastOnce, QoS::ExactlyOnce, QoS::AtLeastOnce]) {
+            match qos {
+                QoS::ExactlyOnce => {
+                    subscriber.send(Packet::PubRec(ack(*id))).await;
+                    match subscriber.recv().await {
+                        Packet::PubRel(release) => assert_eq!(release.packet_id, *id),
+                        other => panic!("expected PUBREL, got {other:?}"),
+                    }
+                    subscriber.send(Packet::PubComp(ack(*id))).await;
+                }
+                _ => subscriber.send(Packet::PubAck(ack(*id))).await,
+            }
+        }
+        subscriber.settled().await;
+        subscriber.goodbye().await;
+        // All acknowledged: nothing comes before the next message.
+        let mut subscriber = Client::connect(&target, resume(version, "again")).await;
+        publisher.publish(Publish { qos: QoS::AtLeastOnce, ..publish(&topic, "4") }).await;
+        assert_eq!(subscriber.until("4").await, [""; 0]);
+        subscriber.goodbye().await;
+        Client::connect(&target, hello(version, "again")).await.goodbye().await;
+    }
+}
+
+/// [MQTT-4.4.0-1] [MQTT-4.3.3-4] [MQTT-4.3.3-5]: behind PUBREC it is PUBREL that is sent again, not the message.
+#[tokio::test]
+async fn a_release_is_sent_again_instead_of_the_message() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("qos/release/{version:?}");
+        Client::connect(&target, hello(version, "release")).await.goodbye().await;
+        let mut subscriber = Client::connect(&target, resume(version, "release")).await;
+        subscriber.subscribe(&topic, QoS::ExactlyOnce).await;
+        subscriber.publish(Publish { qos: QoS::ExactlyOnce, ..publish(&topic, "x") }).await;
+        let id = subscriber.unacknowledged().await.packet_id.expect("QoS 2");
+        subscriber.send(Packet::PubRec(ack(id))).await;
+        for _ in 0..2 {
+            match subscriber.recv().await {
+                Packet::PubRel(release) => assert_eq!(release.packet_id, id),
+                other => panic!("expected PUBREL, got {other:?}"),
+            }
+            subscriber.vanish();
+            subscriber = Client::connect(&target, resume(version, "release")).await;
+        }
+        match subscriber.recv().await {
+            Packet::PubRel(release) => assert_eq!(release.packet_id, id),
+            other => panic!("expected PUBREL, got {other:?}"),
+        }
+        subscriber.send(Packet::PubComp(ack(id))).await;
+        subscriber.settled().await;
+        subscriber.goodbye().await;
+        Client::connect(&target, hello(version, "release")).await.goodbye().await;
+    }
+}
+
+/// [MQTT-4.3.3-10] [MQTT-4.1.0-1]: the ids of QoS 2 messages that were not released belong to the session.
+#[tokio::test]
+async fn a_qos_2_message_sent_again_after_a_reconnect_is_delivered_once() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("qos/reconnect/{version:?}");
+        let mut subscriber = Client::connect(&target, hello(version, "reconnect-sub")).await;
+        subscriber.subscribe(&topic, QoS::ExactlyOnce).await;
+        Client::connect(&target, hello(version, "reconnect")).await.goodbye().await;
+        let message = publish_at(QoS::ExactlyOnce, 3, &topic, "once");
+        for dup in [false, true] {
+            let mut client = Client::connect(&target, resume(version, "reconnect")).await;
+            assert_eq!(client.connack.session_present, dup);
+            client.send(Packet::Publish(Publish { dup, ..message.clone() })).await;
+            match client.recv().await {
+                Packet::PubRec(received) => assert_eq!(received.packet_id.get(), 3),
+                other => panic!("expected PUBREC, got {other:?}"),
+            }
+            client.vanish();
+        }
+        let mut client = Client::connect(&target, resume(version, "reconnect")).await;
+        assert_eq!(client.release(PacketId::new(3).expect("from 1")).await, ReasonCode::Success);
+        client.publish(publish(&topic, "last")).await;
+        assert_eq!(subscriber.until("last").await, ["once"]);
+        client.goodbye().await;
+        Client::connect(&target, hello(version, "reconnect")).await.goodbye().await;
+    }
+}
+
+/// [MQTT-4.3.3-4]: a PUBREC with a failure ends the exchange; its id is free and the message is not sent again.
+#[tokio::test]
+async fn a_refused_qos_2_message_is_not_sent_again() {
+    let target = Target::start().await;
+    Client::connect(&target, hello(Version::V5, "refusing")).await.goodbye().await;
+    let mut client = Client::connect(&target, resume(Version::V5, "refusing")).await;
+    client.subscribe("qos/refused", QoS::ExactlyOnce).await;
+    client.publish(Publish { qos: QoS::ExactlyOnce, ..publish("qos/refused", "no") }).await;
+    let id = client.unacknowledged().await.packet_id.expect("QoS 2");
+    client.send(Packet::PubRec(Ack { reason: ReasonCode::QuotaExceeded, ..ack(id) })).await;
+    client.settled().await;
+    client.goodbye().await;
+    let mut client = Client::connect(&target, resume(Version::V5, "refusing")).await;
+    client.publish(Publish { qos: QoS::ExactlyOnce, ..publish("qos/refused", "last") }).await;
+    assert_eq!(client.until("last").await, [""; 0]);
+    client.goodbye().await;
+    Client::connect(&target, hello(Version::V5, "refusing")).await.goodbye().await;
+}

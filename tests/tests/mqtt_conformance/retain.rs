@@ -1,0 +1,183 @@
+//! Retained messages.
+
+use headwater_broker::mqtt::packet::*;
+
+use crate::client::{Client, VERSIONS, hello, publish, text};
+use crate::target::Target;
+
+fn retained(topic: &str, payload: &str) -> Publish {
+    Publish { retain: true, qos: QoS::AtLeastOnce, ..publish(topic, payload) }
+}
+
+/// The messages that a new subscription brings, as payload and retain flag.
+async fn brought(target: &Target, version: Version, filter: &str) -> Vec<(String, bool)> {
+    let id = format!("brought-{}", filter.replace('/', "-"));
+    let mut client = Client::connect(target, hello(version, &id)).await;
+    client.subscribe(filter, QoS::ExactlyOnce).await;
+    client.subscribe("retain/last", QoS::AtMostOnce).await;
+    client.publish(publish("retain/last", "last")).await;
+    let mut seen = Vec::new();
+    loop {
+        let message = client.message().await;
+        if text(&message) == "last" {
+            return seen;
+        }
+        seen.push((text(&message).to_owned(), message.retain));
+    }
+}
+
+/// [MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-7] [MQTT-3.3.1-8] [MQTT-3.3.1-9]: the last retained message of a topic goes
+/// to new subscribers, with the flag set; an empty one removes it.
+#[tokio::test]
+async fn the_last_retained_message_goes_to_new_subscribers() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("retain/{version:?}");
+        let mut client = Client::connect(&target, hello(version, "retain")).await;
+        client.publish(retained(&topic, "first")).await;
+        client.publish(publish(&topic, "not retained")).await;
+        assert_eq!(brought(&target, version, &topic).await, [("first".to_owned(), true)]);
+        client.publish(retained(&topic, "second")).await;
+        assert_eq!(brought(&target, version, &topic).await, [("second".to_owned(), true)]);
+        client.publish(retained(&topic, "")).await;
+        assert_eq!(brought(&target, version, &topic).await, []);
+        // QoS 0 is retained as well.
+        client.publish(Publish { qos: QoS::AtMostOnce, ..retained(&topic, "third") }).await;
+        client.settled().await;
+        assert_eq!(brought(&target, version, &topic).await, [("third".to_owned(), true)]);
+        client.publish(retained(&topic, "")).await;
+    }
+}
+
+/// [MQTT-3.3.1-12] (3.1.1: [MQTT-3.3.1-9]) [MQTT-3.3.1-13]: to those who had subscribed before, the flag is clear,
+/// unless they want it as published.
+#[tokio::test]
+async fn a_live_message_has_no_retain_flag_unless_asked_for() {
+    let target = Target::start().await;
+    let mut client = Client::connect(&target, hello(Version::V5, "as-published")).await;
+    let keep = SubscriptionOptions { retain_as_published: true, ..SubscriptionOptions::default() };
+    assert_eq!(client.subscribe_with("retain/as/published", keep, None).await, ReasonCode::Success);
+    let mut other = Client::connect(&target, hello(Version::V5, "as-cleared")).await;
+    other.subscribe("retain/as/published", QoS::AtMostOnce).await;
+    for retain in [true, false] {
+        client.publish(Publish { retain, ..publish("retain/as/published", "x") }).await;
+        assert_eq!(client.message().await.retain, retain);
+        assert!(!other.message().await.retain);
+    }
+    client.publish(retained("retain/as/published", "")).await;
+}
+
+/// [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT-3.8.4-4]: Retain Handling.
+#[tokio::test]
+async fn retain_handling_decides_what_a_subscription_brings() {
+    let target = Target::start().await;
+    let mut client = Client::connect(&target, hello(Version::V5, "handling")).await;
+    client.publish(retained("retain/handling", "kept")).await;
+    client.subscribe("retain/last", QoS::AtMostOnce).await;
+    let mut brings = async |retain_handling| {
+        let options = SubscriptionOptions { retain_handling, ..SubscriptionOptions::default() };
+        assert_eq!(client.subscribe_with("retain/handling", options, None).await, ReasonCode::Success);
+        client.publish(publish("retain/last", "last")).await;
+        client.until("last").await.len()
+    };
+    assert_eq!(brings(RetainHandling::DoNotSend).await, 0);
+    assert_eq!(brings(RetainHandling::SendIfNew).await, 0, "the subscription exists");
+    assert_eq!(brings(RetainHandling::Send).await, 1);
+    assert_eq!(brings(RetainHandling::Send).await, 1, "each time");
+    client.unsubscribe("retain/handling").await;
+    let mut brings = async |retain_handling| {
+        let options = SubscriptionOptions { retain_handling, ..SubscriptionOptions::default() };
+        assert_eq!(client.subscribe_with("retain/handling", options, None).await, ReasonCode::Success);
+        client.publish(publish("retain/last", "last")).await;
+        client.until("last").await.len()
+    };
+    assert_eq!(brings(RetainHandling::SendIfNew).await, 1, "now it is new");
+    client.publish(retained("retain/handling", "")).await;
+}
+
+/// [MQTT-4.7.1-1] [MQTT-4.7.2-1]: a wildcard brings every retained message that it matches.
+#[tokio::test]
+async fn wildcards_bring_all_that_match() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let root = format!("retain/wild/{version:?}");
+        let topics = ["", "/a", "/b", "/a/x", "/a/y", "/ab/x", "/c/"];
+        let mut client = Client::connect(&target, hello(version, "retain-wild")).await;
+        for topic in topics {
+            client.publish(retained(&format!("{root}{topic}"), &format!("at {topic}"))).await;
+        }
+        for (filter, expected) in [
+            ("/#", &["at ", "at /a", "at /a/x", "at /a/y", "at /ab/x", "at /b", "at /c/"][..]),
+            ("/+", &["at /a", "at /b"]),
+            ("/+/x", &["at /a/x", "at /ab/x"]),
+            ("/a/#", &["at /a", "at /a/x", "at /a/y"]),
+            ("/+/", &["at /c/"]),
+            ("/d/#", &[]),
+        ] {
+            let mut seen = brought(&target, version, &format!("{root}{filter}")).await;
+            seen.sort();
+            let expected: Vec<_> = expected.iter().map(|payload| ((*payload).to_owned(), true)).collect();
+            assert_eq!(seen, expected, "{filter}");
+        }
+        for topic in topics {
+            client.publish(retained(&format!("{root}{topic}"), "")).await;
+        }
+    }
+}
+
+/// [MQTT-3.8.4-8]: retained messages come at the lower QoS too.
+#[tokio::test]
+async fn a_retained_message_comes_at_the_lower_qos() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("retain/qos/{version:?}");
+        let mut client = Client::connect(&target, hello(version, "retain-qos")).await;
+        client.publish(Publish { qos: QoS::ExactlyOnce, ..retained(&topic, "x") }).await;
+        for granted in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let mut subscriber = Client::connect(&target, hello(version, "retain-qos-sub")).await;
+            subscriber.subscribe(&topic, granted).await;
+            assert_eq!(subscriber.message().await.qos, granted);
+        }
+        client.publish(retained(&topic, "")).await;
+    }
+}
+
+/// 3.3.2.3.3 and G1: a retained message keeps its properties, and an acknowledged one survives a kill.
+#[tokio::test]
+async fn retained_messages_survive_a_kill_with_their_properties() {
+    let mut target = Target::start().await;
+    let mut client = Client::connect(&target, hello(Version::V5, "retain-kill")).await;
+    let properties = PublishProperties {
+        content_type: Some("text/plain".to_owned()),
+        user: vec![("k".to_owned(), "v".to_owned())],
+        ..PublishProperties::default()
+    };
+    let message = Publish { properties: Some(Box::new(properties.clone())), ..retained("retain/kill/a", "kept") };
+    client.publish(message).await;
+    client.publish(retained("retain/kill/b", "removed")).await;
+    client.publish(retained("retain/kill/b", "")).await;
+    target.kill_and_restart().await;
+    assert_eq!(brought(&target, Version::V311, "retain/kill/#").await, [("kept".to_owned(), true)]);
+    let mut client = Client::connect(&target, hello(Version::V5, "retain-kill")).await;
+    client.subscribe("retain/kill/a", QoS::AtMostOnce).await;
+    assert_eq!(client.message().await.properties.as_deref(), Some(&properties));
+}
+
+/// [MQTT-3.3.2-5]: a retained message that has expired is not sent any more.
+#[tokio::test]
+async fn a_retained_message_expires() {
+    let target = Target::start().await;
+    let mut client = Client::connect(&target, hello(Version::V5, "retain-expiry")).await;
+    let properties = PublishProperties { message_expiry: Some(2), ..PublishProperties::default() };
+    client.publish(Publish { properties: Some(Box::new(properties)), ..retained("retain/expiry", "x") }).await;
+    let since = std::time::Instant::now();
+    while !brought(&target, Version::V5, "retain/expiry").await.is_empty() {
+        assert!(since.elapsed() < headwater_tests::wait::PATIENCE, "it never expires");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(
+        since.elapsed() > std::time::Duration::from_millis(900),
+        "never earlier than it said: {:?}",
+        since.elapsed()
+    );
+}

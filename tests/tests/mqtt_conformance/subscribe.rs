@@ -1,0 +1,208 @@
+//! SUBSCRIBE and UNSUBSCRIBE: filters, options, identifiers, overlaps.
+
+use std::collections::BTreeSet;
+
+use headwater_broker::mqtt::packet::*;
+
+use crate::client::{Client, VERSIONS, hello, publish, text};
+use crate::target::Target;
+
+fn options(qos: QoS) -> SubscriptionOptions {
+    SubscriptionOptions { qos, ..SubscriptionOptions::default() }
+}
+
+/// [MQTT-3.8.4-1] [MQTT-3.8.4-2] [MQTT-3.8.4-5] [MQTT-3.8.4-6] [MQTT-3.8.4-7]: one SUBACK with its id, one code per
+/// filter in order; a bad filter does not harm the others.
+#[tokio::test]
+async fn suback_answers_every_filter_in_order() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "suback")).await;
+        let packet_id = PacketId::new(0xBEEF).expect("from 1");
+        let filters = [
+            ("sub/0", QoS::AtMostOnce),
+            ("sub/#/bad", QoS::AtLeastOnce),
+            ("sub/2", QoS::ExactlyOnce),
+            ("sub/1", QoS::AtLeastOnce),
+            ("sub/a+", QoS::AtMostOnce),
+        ]
+        .map(|(text, qos)| (text.parse().map_err(|_| text.to_owned()), options(qos)));
+        client
+            .send(Packet::Subscribe(Subscribe {
+                packet_id,
+                subscription_id: None,
+                user: Vec::new(),
+                filters: filters.into(),
+            }))
+            .await;
+        let suback = client.suback().await;
+        let bad = if version == Version::V5 { ReasonCode::TopicFilterInvalid } else { ReasonCode::UnspecifiedError };
+        assert_eq!(suback.packet_id, packet_id);
+        assert_eq!(suback.reasons, [ReasonCode::Success, bad, ReasonCode::GrantedQoS2, ReasonCode::GrantedQoS1, bad]);
+        client.publish(publish("sub/2", "works")).await;
+        assert_eq!(text(&client.message().await), "works");
+    }
+}
+
+/// [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.2-1]
+#[tokio::test]
+async fn wildcards_take_what_they_should() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "wild")).await;
+        let root = format!("wild-{version:?}");
+        for filter in ["a/+", "b/#", "+/c/+", "d//+"] {
+            client.subscribe(&format!("{root}/{filter}"), QoS::AtMostOnce).await;
+        }
+        for topic in
+            ["a", "a/", "a/x", "a/x/y", "b", "b/", "b/x/y/z", "bb/x", "x/c/", "x/c", "/c/y", "d//", "d/x/y", "d//y"]
+        {
+            client.publish(publish(&format!("{root}/{topic}"), topic)).await;
+        }
+        client.publish(publish(&format!("{root}/b"), "last")).await;
+        assert_eq!(client.until("last").await, ["a/", "a/x", "b", "b/", "b/x/y/z", "x/c/", "/c/y", "d//", "d//y"]);
+    }
+}
+
+/// [MQTT-4.7.2-1]: a leading wildcard does not see topics with `$`.
+#[tokio::test]
+async fn leading_wildcards_do_not_see_dollar_topics() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "dollar")).await;
+        client.subscribe("#", QoS::AtMostOnce).await;
+        client.subscribe("+/dollar", QoS::AtMostOnce).await;
+        let mut publisher = Client::connect(&target, hello(version, "dollar-pub")).await;
+        publisher.publish(publish("$test/dollar", "hidden")).await;
+        publisher.publish(publish("dollar/last", "last")).await;
+        let seen = client.until("last").await;
+        assert!(!seen.contains(&"hidden".to_owned()), "{seen:?}");
+    }
+}
+
+/// [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT-3.11.3-1] [MQTT-3.11.3-2]
+#[tokio::test]
+async fn unsubscribe_ends_exactly_that_filter() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "unsub")).await;
+        let topic = format!("unsub/{version:?}");
+        client.subscribe(&topic, QoS::AtMostOnce).await;
+        client.subscribe("unsub/last", QoS::AtMostOnce).await;
+        let v5 = |reason| if version == Version::V5 { vec![reason] } else { Vec::new() };
+        // Compared character by character: neither a wildcard nor another case ends it.
+        assert_eq!(client.unsubscribe("unsub/+").await, v5(ReasonCode::NoSubscriptionExisted));
+        client.publish(publish(&topic, "still")).await;
+        assert_eq!(text(&client.message().await), "still");
+        assert_eq!(client.unsubscribe(&topic).await, v5(ReasonCode::Success));
+        assert_eq!(client.unsubscribe(&topic).await, v5(ReasonCode::NoSubscriptionExisted));
+        client.publish(publish(&topic, "gone")).await;
+        client.publish(publish("unsub/last", "last")).await;
+        assert_eq!(client.until("last").await, [""; 0]);
+    }
+}
+
+/// [MQTT-3.8.4-3]: the same filter again replaces the subscription, and does not add one.
+#[tokio::test]
+async fn the_same_filter_replaces_the_subscription() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "replace")).await;
+        let topic = format!("sub/replace/{version:?}");
+        client.subscribe(&topic, QoS::AtMostOnce).await;
+        client.subscribe(&topic, QoS::AtLeastOnce).await;
+        client.publish(Publish { qos: QoS::AtLeastOnce, ..publish(&topic, "one") }).await;
+        client.publish(Publish { qos: QoS::AtLeastOnce, ..publish(&topic, "last") }).await;
+        let message = client.message().await;
+        assert_eq!((text(&message), message.qos), ("one", QoS::AtLeastOnce));
+        assert_eq!(client.until("last").await, [""; 0]);
+    }
+}
+
+/// [MQTT-3.3.4-2] (3.1.1: [MQTT-3.3.5-1]): overlapping subscriptions give at least one copy, the best at the highest
+/// granted QoS.
+#[tokio::test]
+async fn overlapping_subscriptions_give_the_highest_qos() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "overlap")).await;
+        let root = format!("sub/overlap/{version:?}");
+        client.subscribe(&format!("{root}/#"), QoS::AtLeastOnce).await;
+        client.subscribe(&format!("{root}/+"), QoS::ExactlyOnce).await;
+        client.subscribe(&format!("{root}/a"), QoS::AtMostOnce).await;
+        let mut publisher = Client::connect(&target, hello(version, "overlap-pub")).await;
+        publisher.publish(Publish { qos: QoS::ExactlyOnce, ..publish(&format!("{root}/a"), "x") }).await;
+        publisher.publish(publish(&format!("{root}/last/one"), "last")).await;
+        let mut best = None;
+        loop {
+            let message = client.message().await;
+            if text(&message) == "last" {
+                break;
+            }
+            best = best.max(Some(message.qos));
+        }
+        assert_eq!(best, Some(QoS::ExactlyOnce));
+    }
+}
+
+/// [MQTT-3.3.4-3] [MQTT-3.3.4-4] [MQTT-3.3.4-5]: a message names the subscriptions it came by.
+#[tokio::test]
+async fn messages_name_their_subscriptions() {
+    let target = Target::start().await;
+    let mut client = Client::connect(&target, hello(Version::V5, "ids")).await;
+    let at = options(QoS::AtMostOnce);
+    assert_eq!(client.subscribe_with("sub/ids/#", at, Some(268_435_455)).await, ReasonCode::Success);
+    assert_eq!(client.subscribe_with("sub/ids/+", at, Some(2)).await, ReasonCode::Success);
+    assert_eq!(client.subscribe_with("sub/+/a", at, None).await, ReasonCode::Success);
+    assert_eq!(client.subscribe_with("sub/other/#", at, Some(9)).await, ReasonCode::Success);
+    client.publish(publish("sub/ids/a", "x")).await;
+    client.publish(publish("sub/other/last", "last")).await;
+    let mut ids = BTreeSet::new();
+    loop {
+        let message = client.message().await;
+        if text(&message) == "last" {
+            assert_eq!(message.subscription_ids, [9]);
+            break;
+        }
+        ids.extend(message.subscription_ids);
+    }
+    assert_eq!(Vec::from_iter(ids), [2, 268_435_455]);
+    // Subscribing again changes the identifier, and can take it away.
+    assert_eq!(client.subscribe_with("sub/other/#", at, Some(10)).await, ReasonCode::Success);
+    client.publish(publish("sub/other/x", "x")).await;
+    assert_eq!(client.message().await.subscription_ids, [10]);
+    assert_eq!(client.subscribe_with("sub/other/#", at, None).await, ReasonCode::Success);
+    client.publish(publish("sub/other/x", "x")).await;
+    assert_eq!(client.message().await.subscription_ids, [0; 0]);
+}
+
+/// [MQTT-3.8.3-3]: No Local keeps a client's own messages from it, and nobody else's.
+#[tokio::test]
+async fn no_local_keeps_own_messages_away() {
+    let target = Target::start().await;
+    let mut client = Client::connect(&target, hello(Version::V5, "local")).await;
+    let no_local = SubscriptionOptions { no_local: true, ..SubscriptionOptions::default() };
+    assert_eq!(client.subscribe_with("sub/local", no_local, None).await, ReasonCode::Success);
+    client.publish(publish("sub/local", "own")).await;
+    client.settled().await;
+    let mut other = Client::connect(&target, hello(Version::V5, "local-other")).await;
+    other.publish(publish("sub/local", "last")).await;
+    assert_eq!(client.until("last").await, [""; 0]);
+}
+
+/// [MQTT-4.8.2-1] and 3.2.2.3.13: shared subscriptions are granted, or refused as CONNACK announced.
+#[tokio::test]
+async fn shared_subscriptions_are_as_announced() {
+    let target = Target::start().await;
+    let mut client = Client::connect(&target, hello(Version::V5, "shared")).await;
+    let answer = client.subscribe_with("$share/group/sub/shared", SubscriptionOptions::default(), None).await;
+    match client.connack.properties.shared_subscription_available {
+        Some(false) => assert_eq!(answer, ReasonCode::SharedSubscriptionsNotSupported),
+        _ => {
+            assert_eq!(answer, ReasonCode::Success);
+            client.publish(publish("sub/shared", "x")).await;
+            assert_eq!(text(&client.message().await), "x");
+        }
+    }
+    client.settled().await;
+}
