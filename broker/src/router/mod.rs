@@ -103,7 +103,8 @@ pub struct RouterCounters {
     pub dropped_unstored: u64,
     /// Messages that expired before they were delivered.
     pub dropped_expired: u64,
-    /// Queued messages of sessions that ended with their connection, and QoS 0 messages of those that did not.
+    /// Queued messages of sessions that ended with their connection, QoS 0 messages of those that did not, and QoS 0 messages from
+    /// clients that were gone before there was room for them.
     pub dropped_disconnected: u64,
     /// Retained messages that exceeded the bounds: delivered, not retained.
     pub retained_refused: u64,
@@ -186,8 +187,8 @@ impl Router {
             while let Some(front) = outbox.front() {
                 if front.qos > crate::mqtt::packet::QoS::AtMostOnce {
                     if window == 0 {
-                        // The connection comes back by itself when the client acknowledges.
-                        outbox.looked_at();
+                        // The connection comes back by itself when the client acknowledges: no need to wake it per message.
+                        outbox.awake();
                         return Pull::Idle;
                     }
                     window -= 1;

@@ -139,6 +139,11 @@ impl Outbox {
         self.woken = false;
     }
 
+    /// The connection will look again by itself: pushes need not wake it.
+    pub(super) fn awake(&mut self) {
+        self.woken = true;
+    }
+
     /// Whether the queue may be delivered from now.
     pub(super) fn deliverable(&self) -> bool {
         !matches!(self.mode, Mode::CatchingUp { .. })

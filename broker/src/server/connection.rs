@@ -17,7 +17,7 @@ use super::wire::{Read, Wire};
 use super::{Phase, Shutdown};
 use crate::clock::Monotonic;
 use crate::log::{AppendError, DurableMark, Ticket};
-use crate::mqtt::packet::{Packet, Publish, ReasonCode, Version, Will};
+use crate::mqtt::packet::{Packet, Publish, QoS, ReasonCode, Version, Will};
 use crate::mqtt::session::{
     AckTicket, Action, Answer, AnswerResult, Close, ClosedBy, Negotiated, Outgoing, Reading, Session, Transmit,
 };
@@ -480,6 +480,8 @@ impl Connection {
         } else {
             tracing::debug!(client_id = self.client_id, "connection lost");
             self.finish_batch(shutdown).await;
+            let unsent = self.batch.iter().filter(|p| p.qos == QoS::AtMostOnce).count();
+            self.hub.with(|router, _| router.counters_mut().dropped_disconnected += unsent as u64);
         }
         let drop_will = self.closing.is_some_and(|close| close.by == ClosedBy::Client);
         let will = self.will.take().filter(|_| !drop_will);

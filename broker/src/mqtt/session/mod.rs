@@ -10,7 +10,7 @@
 //!   has reached the ticket of what they acknowledge (G1).
 //! * A QoS 2 message is handed out once, however often it is sent [MQTT-4.3.3-10].
 //! * Never more unacknowledged messages towards the client than it allows [MQTT-3.3.4-9], ids unique among them.
-//! * No packet can make it panic; everything it holds is bounded (see [`Acks`](acks), [`ReceivedIds`], [`InFlight`]).
+//! * No packet can make it panic; everything it holds is bounded (see [`ReceivedIds`], [`InFlight`] and `acks`).
 //!
 //! It leaves out: which topics go where, authentication, enhanced authentication (refused), shared subscriptions.
 
