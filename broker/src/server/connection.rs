@@ -142,7 +142,7 @@ impl Connection {
             // [MQTT-3.1.4-3]
             self.session.close(ReasonCode::SessionTakenOver, "another connection has taken the session over");
         }
-        if self.session.waits_for().is_some() || self.feed.is_catching_up() {
+        if self.session.waits_for().is_some() || self.feed.is_catching_up() || self.feed.waits_for_mark() {
             // IMPORTANT: the mark is looked at before the log is read, so that a reader that finds nothing waits for a later one.
             self.mark = self.durable.borrow_and_update().ticket;
             self.session.durable(AckTicket(self.mark.0));

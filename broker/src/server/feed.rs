@@ -30,8 +30,10 @@ pub(super) struct Feed {
     read: Option<(Purpose, Result<ReadBatch, ReadError>)>,
     /// A copy of a retained message found no room in the log.
     no_room: bool,
-    /// The mark when the reader found nothing more.
+    /// The mark before a read that did not find what it was to find: there is nothing new until it has moved.
     tail_mark: Option<Ticket>,
+    /// The mark before the last read began.
+    read_mark: Ticket,
     pulled: Vec<Delivery>,
 }
 
@@ -51,6 +53,7 @@ impl Feed {
             read: None,
             no_room: false,
             tail_mark: None,
+            read_mark: Ticket(0),
             pulled: Vec::new(),
         }
     }
@@ -73,9 +76,20 @@ impl Feed {
         counters.catch_up_readers.fetch_sub(u64::from(self.catch_up.take().is_some()), Relaxed);
     }
 
+    /// The last read did not find what is to come. `false`: the mark has moved since it began, so look again at once.
+    ///
+    /// IMPORTANT: measured against the mark before the read. By now it may have passed what the read did not see yet, and
+    /// on a quiet broker it would not move again.
+    fn wait_for_mark(&mut self, mark: Ticket) -> bool {
+        self.tail_mark = Some(self.read_mark);
+        self.mark_moved(mark);
+        self.tail_mark.is_some()
+    }
+
     pub(super) fn mark_moved(&mut self, mark: Ticket) {
         if self.tail_mark.is_some_and(|seen| seen < mark) {
             self.tail_mark = None;
+            self.read_mark = mark;
             if let Some(catch_up) = &mut self.catch_up {
                 catch_up.mark_moved();
             }
@@ -130,6 +144,9 @@ impl Connection {
             return false;
         }
         if self.session.redelivering() {
+            if self.feed.waits_for_mark() {
+                return false;
+            }
             self.redeliver(now);
             self.transmit();
             if self.session.redelivering() {
@@ -146,6 +163,7 @@ impl Connection {
     }
 
     fn read(&mut self, purpose: Purpose, stream: StreamId, from: Seq, max_msgs: usize) {
+        self.feed.read_mark = self.mark;
         let log = self.hub.log.clone();
         let readers = std::sync::Arc::clone(&self.hub.readers);
         let handle = tokio::spawn(async move {
@@ -195,10 +213,16 @@ impl Connection {
                     // Acknowledged meanwhile.
                     return;
                 }
-                let stored = batch.items.into_iter().find_map(|item| match item {
-                    Item::Message(stored) if stored.seq == Seq(origin.seq) => Some(stored),
-                    Item::Message(_) | Item::Gap { .. } => None,
-                });
+                let stored = match batch.items.into_iter().next() {
+                    Some(Item::Message(stored)) if stored.seq == Seq(origin.seq) => Some(stored),
+                    Some(Item::Message(_) | Item::Gap { .. }) => None,
+                    // It went to the client before it was durable, and is not durable yet.
+                    None if self.hub.with(|router, _| router.is_appended(origin)) => {
+                        self.feed.wait_for_mark(self.mark);
+                        return;
+                    }
+                    None => None,
+                };
                 let key = self.key;
                 let message = self.hub.with(|router, _| {
                     let message = stored.and_then(|stored| router.message_of(stored));
@@ -264,10 +288,7 @@ impl Connection {
                 }
                 true
             }
-            Step::WaitDurable => {
-                self.feed.tail_mark = Some(self.mark);
-                false
-            }
+            Step::WaitDurable => !self.feed.wait_for_mark(self.mark),
         }
     }
 
