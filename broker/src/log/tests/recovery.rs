@@ -127,7 +127,11 @@ fn any_flipped_byte_in_the_staging_files_is_survived() {
         let state = log.state(a);
         let missing = 60 - seqs(&items).len();
         assert!(missing <= 1, "byte {n}: {report:?}");
-        assert!(gaps(&items).iter().all(|g| g.2 == GapReason::Damage), "byte {n}");
+        assert!(
+            gaps(&items).iter().all(|g| g.2 == GapReason::Damage),
+            "byte {n}: {:?} {report:?} {state:?}",
+            gaps(&items)
+        );
         assert_eq!(append_durably(&log, &[message(a, "s", b"x")]).last_seq, Some(state.last.next()));
     }
 }

@@ -510,6 +510,9 @@ impl Session {
     }
 
     fn publish(&mut self, mut publish: Publish) {
+        if !publish.subscription_ids.is_empty() {
+            return self.close(ReasonCode::ProtocolError, "subscription identifier from a client [MQTT-3.3.4-6]");
+        }
         match self.aliases.resolve(publish.topic.take(), publish.topic_alias.take()) {
             Ok(topic) => publish.topic = Some(topic),
             Err(reason) => return self.close(reason, "topic alias [MQTT-3.3.2-8]"),
