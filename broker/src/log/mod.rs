@@ -378,6 +378,8 @@ impl Log {
         };
         shared.trim(stream, end);
         let mut core = shared.lock();
+        // Again: a commit may have saved what was known halfway.
+        core.stream_mut(stream).dirty = true;
         core.must_commit = true;
         drop(core);
         shared.writer_wake.notify_all();

@@ -32,6 +32,8 @@ use crate::{check, disk, http, logging, settings, summary};
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// The broker's share of it; uplinks take two seconds at most, and closing the log a sync or two.
 const BROKER_STOP_LIMIT: Duration = Duration::from_secs(5);
+/// The same after the log has failed: nothing that a connection waits for will come any more.
+const BROKER_CUT_LIMIT: Duration = Duration::from_millis(500);
 /// How often the log is looked at for appends that wait for their sync.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// More workers than this only cost memory: the work is one sync after the other.
@@ -89,8 +91,12 @@ async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
 
     let end = watch_over(&gateway, &mut signals, || report_reload(args, &as_configured)).await;
     gateway.health.set_ready(false);
+    let patience = match end {
+        End::Asked(_) => BROKER_STOP_LIMIT,
+        End::LogFailed => BROKER_CUT_LIMIT,
+    };
     tokio::select! {
-        done = tokio::time::timeout(STOP_LIMIT, finish(broker, &gateway)) => {
+        done = tokio::time::timeout(STOP_LIMIT, finish(broker, &gateway, patience)) => {
             if done.is_err() {
                 abandon(&format!("not everything ended within {} s", STOP_LIMIT.as_secs()));
             }
@@ -265,8 +271,8 @@ fn report_reload(args: &RunArgs, running: &Config) {
     }
 }
 
-async fn finish(broker: Broker, gateway: &Gateway) {
-    broker.shutdown(BROKER_STOP_LIMIT).await;
+async fn finish(broker: Broker, gateway: &Gateway, patience: Duration) {
+    broker.shutdown(patience).await;
     let uplinks = gateway.uplinks.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(uplinks) = uplinks {
         uplinks.shutdown().await;
