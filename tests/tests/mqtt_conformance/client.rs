@@ -176,16 +176,22 @@ impl Client {
         reason
     }
 
+    /// What CONNACK says, if the broker sends one.
+    pub(crate) async fn answer_to_connect(&mut self) -> Option<ReasonCode> {
+        match self.recv_or_end().await {
+            Some(Packet::ConnAck(connack)) => Some(connack.reason),
+            Some(other) => panic!("expected CONNACK or the end of the connection, got {other:?}"),
+            None => None,
+        }
+    }
+
     /// The broker closes the connection, perhaps after a CONNACK, whose reason this gives.
     pub(crate) async fn refused_or_closed(&mut self) -> Option<ReasonCode> {
-        match self.recv_or_end().await {
-            None => None,
-            Some(Packet::ConnAck(connack)) => {
-                assert_eq!(self.closed().await, None, "nothing follows a refusal");
-                Some(connack.reason)
-            }
-            Some(other) => panic!("expected CONNACK or the end of the connection, got {other:?}"),
+        let reason = self.answer_to_connect().await;
+        if reason.is_some() {
+            assert_eq!(self.closed().await, None, "nothing follows a refusal");
         }
+        reason
     }
 
     /// A packet id that this connection has not used.
@@ -300,9 +306,29 @@ impl Client {
         }
     }
 
+    /// The next message, unacknowledged. What an earlier connection left to be completed is completed on the way.
+    pub(crate) async fn message_or_release(&mut self) -> Publish {
+        if let Some(early) = self.early.pop_front() {
+            return early;
+        }
+        loop {
+            match self.recv().await {
+                Packet::Publish(publish) => return publish,
+                Packet::PubRel(release) => self.send(Packet::PubComp(ack(release.packet_id))).await,
+                other => panic!("expected PUBLISH or PUBREL, got {other:?}"),
+            }
+        }
+    }
+
     /// The next message, acknowledged as its QoS wants.
     pub(crate) async fn message(&mut self) -> Publish {
         let message = self.unacknowledged().await;
+        self.acknowledge(&message).await;
+        message
+    }
+
+    /// Acknowledges a message as its QoS wants, to the end.
+    pub(crate) async fn acknowledge(&mut self, message: &Publish) {
         match (message.qos, message.packet_id) {
             (QoS::AtLeastOnce, Some(id)) => self.send(Packet::PubAck(ack(id))).await,
             (QoS::ExactlyOnce, Some(id)) => {
@@ -318,7 +344,6 @@ impl Client {
             }
             _ => {}
         }
-        message
     }
 
     /// The payloads of the next messages up to the one that says `last`, which is not among them.

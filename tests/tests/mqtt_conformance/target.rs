@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use headwater_tests::gateway::{Broker, Gateway};
+use headwater_tests::wait::{PATIENCE, until};
 
 /// A broker of our own, or the one that the environment names.
 pub(crate) struct Target {
@@ -17,7 +18,12 @@ impl Target {
             let address = elsewhere.parse().unwrap_or_else(|e| panic!("HEADWATER_CONFORMANCE_AT={elsewhere}: {e}"));
             return Target { own: None, address };
         }
-        let gateway = Gateway::new("conformance").stream("stored", &["stored/#"]);
+        Target::start_with("").await
+    }
+
+    /// Starts a broker of our own, with an empty disk and these lines of configuration.
+    pub(crate) async fn start_with(configuration: &str) -> Target {
+        let gateway = Gateway::new("conformance").with(configuration).stream("stored", &["stored/#"]);
         let broker = gateway.start().await;
         Target { address: broker.mqtt(), own: Some((gateway, Some(broker))) }
     }
@@ -25,6 +31,34 @@ impl Target {
     /// Where clients connect.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Bytes of memory that the broker has resident.
+    pub(crate) fn resident_bytes(&mut self) -> u64 {
+        let (_, broker) = self.own.as_mut().expect("only a broker of our own can be measured");
+        let pid = broker.as_mut().expect("is running").process().pid();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the broker is running");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("has a resident size");
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") * 1024
+    }
+
+    /// The broker has noticed that all but `count` clients are gone.
+    pub(crate) async fn connected(&mut self, count: u64) {
+        let (_, broker) = self.own.as_mut().expect("only a broker of our own can be asked");
+        let broker = broker.as_ref().expect("is running");
+        until(PATIENCE, "clients that are gone", || async {
+            let clients = &broker.status().await["clients"];
+            if clients["connected"] == count { Ok(()) } else { Err(clients.to_string()) }
+        })
+        .await;
+    }
+
+    /// Ends the broker in order and starts it on the same disk.
+    pub(crate) async fn stop_and_restart(&mut self) {
+        let (gateway, broker) = self.own.as_mut().expect("only a broker of our own can be restarted");
+        let status = broker.as_mut().expect("is running").stop();
+        assert!(status.success(), "{status}");
+        *broker = Some(gateway.start().await);
     }
 
     /// Kills the broker and starts it on the same disk.
