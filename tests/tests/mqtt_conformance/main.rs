@@ -7,6 +7,7 @@
 //! themselves against another implementation; tests that restart the broker then fail, saying so.
 
 mod bounds;
+mod chaos;
 mod client;
 mod connect;
 mod hostile;
