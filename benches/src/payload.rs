@@ -30,21 +30,25 @@ pub fn topic(publisher: usize) -> String {
     format!("plant/line-{publisher:02}/press/telemetry")
 }
 
-/// Message number `count` of publisher `publisher`: a JSON object of exactly [`PAYLOAD_BYTES`].
+/// Message number `count` of publisher `publisher`: a JSON object of exactly [`PAYLOAD_BYTES`], the readings random within
+/// their digits, the rest as repetitive as telemetry is.
 #[must_use]
 pub fn telemetry(numbers: &mut Numbers, publisher: usize, count: u64) -> Vec<u8> {
     let mut text = format!(
-        r#"{{"device":"press-{publisher:02}","n":{count},"t":{:.2},"p":{:.3},"v":{:.4},"rpm":{},"state":"{}","pad":""#,
+        r#"{{"device":"press-{publisher:02}","n":{count},"time":"2026-11-23T12:{:02}:{:02}.{:03}Z","temperature":{:.2},"pressure":{:.3},"vibration":{:.4},"rpm":{},"power":{:.1},"state":"{}","alarm":false}}"#,
+        count / 60_000 % 60,
+        count / 1_000 % 60,
+        count % 1_000,
         20.0 + (numbers.draw() % 2_000) as f64 / 100.0,
         1.0 + (numbers.draw() % 5_000) as f64 / 1_000.0,
         (numbers.draw() % 100_000) as f64 / 10_000.0,
         1_200 + numbers.draw() % 400,
+        300.0 + (numbers.draw() % 1_000) as f64 / 10.0,
         ["running", "idle", "cleaning"][(numbers.draw() % 3) as usize],
     );
-    while text.len() < PAYLOAD_BYTES - 2 {
-        text.push(char::from(b'a' + u8::try_from(numbers.draw() % 16).expect("below 16")));
-    }
-    text.push_str("\"}");
+    assert!(text.len() <= PAYLOAD_BYTES, "the fields are chosen to fit");
+    // JSON may end in white space.
+    text.extend(std::iter::repeat_n(' ', PAYLOAD_BYTES - text.len()));
     text.into_bytes()
 }
 

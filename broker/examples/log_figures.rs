@@ -42,6 +42,9 @@ fn main() {
         report.epochs,
         report.frames_replayed
     );
+    // Nanoseconds that the main thread was on a processor: tells its work from waiting for a busy machine.
+    let on_cpu = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    println!("cpu_ns_until_open {}", on_cpu.split(' ').next().unwrap_or_default());
     println!("rss_kib_after_open {}", status("VmRSS"));
     if number(messages) > 0 {
         write(&log, number(messages), number(per_sync));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use futures_util::StreamExt;
 
-use crate::gateway::{Broker, Gateway, Logged};
+use crate::gateway::{Broker, Gateway, Logged, Page};
 use crate::hub::Hub;
 use crate::payload::Mark;
 use crate::wait::until;
@@ -200,20 +200,25 @@ pub async fn log_of(broker: &Broker, stream: &str) -> Vec<Logged> {
 }
 
 /// Reads everything from sequence `from` on.
+pub async fn log_from(broker: &Broker, stream: &str, from: u64) -> Vec<Logged> {
+    whole(broker, stream, from).await.messages
+}
+
+/// Reads everything from sequence `from` on, and what is missing.
 ///
 /// # Panics
 /// If a page is not what it should be.
-pub async fn log_from(broker: &Broker, stream: &str, from: u64) -> Vec<Logged> {
+pub async fn whole(broker: &Broker, stream: &str, from: u64) -> Page {
     const PAGE: usize = 500;
-    let mut log: Vec<Logged> = Vec::new();
-    let mut next = from;
+    let mut whole = Page { next: from, ..Page::default() };
     loop {
-        let (page, after) = broker.messages(stream, next, PAGE).await;
-        log.extend(page);
-        if after == next {
-            return log;
+        let page = broker.messages(stream, whole.next, PAGE).await;
+        whole.messages.extend(page.messages);
+        whole.gaps.extend(page.gaps);
+        if page.next == whole.next {
+            return whole;
         }
-        next = after;
+        whole.next = page.next;
     }
 }
 

@@ -223,10 +223,43 @@ pub struct Logged {
     pub payload: Vec<u8>,
 }
 
+/// Sequences that are not there any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The first of them.
+    pub first: u64,
+    /// The last of them.
+    pub last: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// A part of a stream.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Messages, in order.
+    pub messages: Vec<Logged>,
+    /// What is missing between them.
+    pub gaps: Vec<Gap>,
+    /// Where the next part begins.
+    pub next: u64,
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_else(|| panic!("no {name}: {value}"))
+}
+
+fn number(value: &Value, name: &str) -> u64 {
+    value[name].as_u64().unwrap_or_else(|| panic!("no {name}: {value}"))
+}
+
 fn logged(message: &Value) -> Logged {
-    let text = |name: &str| message[name].as_str().unwrap_or_else(|| panic!("no {name}: {message}"));
-    let seq = message["seq"].as_u64().unwrap_or_else(|| panic!("no seq: {message}"));
-    Logged { seq, topic: text("topic").to_owned(), payload: base64(text("payload_base64")) }
+    let payload = base64(text(message, "payload_base64"));
+    Logged { seq: number(message, "seq"), topic: text(message, "topic").to_owned(), payload }
+}
+
+fn gap(gap: &Value) -> Gap {
+    Gap { first: number(gap, "first"), last: number(gap, "last"), reason: text(gap, "reason").to_owned() }
 }
 
 fn base64(text: &str) -> Vec<u8> {
@@ -300,17 +333,19 @@ impl Broker {
         self.page("/api/v1/status").await.json()
     }
 
-    /// Messages of a stream from sequence `from` on, at most `limit`, as `/api/v1/streams/{name}/messages` shows them,
-    /// and where the next page begins.
+    /// Messages of a stream from sequence `from` on, at most `limit`, as `/api/v1/streams/{name}/messages` shows them.
     ///
     /// # Panics
     /// If the page is not what it should be.
-    pub async fn messages(&self, stream: &str, from: u64, limit: usize) -> (Vec<Logged>, u64) {
+    pub async fn messages(&self, stream: &str, from: u64, limit: usize) -> Page {
         let path = format!("/api/v1/streams/{stream}/messages?from={from}&limit={limit}");
         let page = self.page(&path).await.json();
-        let messages = page["messages"].as_array().unwrap_or_else(|| panic!("no messages: {page}"));
-        let next = page["next"].as_u64().unwrap_or_else(|| panic!("no next: {page}"));
-        (messages.iter().map(logged).collect(), next)
+        let list = |name: &str| page[name].as_array().unwrap_or_else(|| panic!("no {name}: {page}"));
+        Page {
+            messages: list("messages").iter().map(logged).collect(),
+            gaps: list("gaps").iter().map(gap).collect(),
+            next: number(&page, "next"),
+        }
     }
 
     /// `/metrics`.

@@ -197,7 +197,7 @@ async fn sigterm_ends_it_in_order_while_devices_publish() {
     let address = broker.mqtt();
     let publishing = tokio::spawn(async move { device.publish_until_cut(address, 1, 1 << 40).await });
     until(PATIENCE, "messages to arrive", || async {
-        let held = broker.messages("s", 1, 200).await.0.len();
+        let held = broker.messages("s", 1, 200).await.messages.len();
         if held == 200 { Ok(()) } else { Err(format!("{held}")) }
     })
     .await;

@@ -1,9 +1,9 @@
 //! The configuration, resolved: no `Option` here means "default".
 //!
-//! * [`raw`]: the file as written, with its defaults; [`size`] and [`span`]: values with units; [`key`]: with places.
-//! * [`tree`]: the file and what overrides it, merged; [`env`]: the overrides of the environment.
-//! * [`resolve`], [`streams`], [`uplinks`]: from raw to the types here, everything checked.
-//! * [`error`]: what is wrong, and where.
+//! * `raw`: the file as written, with its defaults; `size` and `span`: values with units; `key`: with places.
+//! * `tree`: the file and what overrides it, merged; `env`: the overrides of the environment.
+//! * `resolve`, `streams`, `uplinks`: from raw to the types here, everything checked.
+//! * `error`: what is wrong, and where.
 
 pub mod env;
 mod error;

@@ -202,7 +202,7 @@ fn listeners(raw: &[Key<RawListener>], check: &mut Check<'_>) -> Vec<Listener> {
         check.demand(bind, address.ip().is_loopback() || anonymous.value, |_| {
             format!(
                 "{address} can be reached from the network and there is no access control in this version: \
-                 add `anonymous = true` to let in everyone who reaches it"
+                 add `anonymous = true` (or the flag --anonymous) to let in everyone who reaches it"
             )
         });
         listeners.push(Listener { kind: ListenerKind::Mqtt, bind: address });

@@ -588,7 +588,7 @@ impl Core {
             uid: s.uid.0,
             // Not `next`: what was given out and never became durable was never seen.
             next: s.durable_next.max(s.reserving),
-            first: s.held.first,
+            first: if s.ring.is_some() { s.reserving } else { s.held.first },
             purged: s.purged,
             discarded_msgs: s.discarded_msgs(),
             damage: s.damage.clone(),

@@ -378,8 +378,8 @@ impl Log {
         };
         shared.trim(stream, end);
         let mut core = shared.lock();
-        // A person wanted it: no reader is told of a loss.
-        drop(core.stream_mut(stream).held.take_losses());
+        // Again: a commit may have saved what was known halfway.
+        core.stream_mut(stream).dirty = true;
         core.must_commit = true;
         drop(core);
         shared.writer_wake.notify_all();

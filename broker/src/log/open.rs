@@ -67,6 +67,11 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     }
 
     let saved: Vec<u64> = core.streams.iter().map(|s| s.held.known_first).collect();
+    // An epoch may remember sequences that were durable in a frame that is now damaged, with no frame behind it that shows the hole.
+    let ends: Vec<(u64, u64)> = core.streams.iter().map(|s| (s.durable_next.max(s.held.first), s.next)).collect();
+    for (id, (found, known)) in (0u32..).zip(ends).filter(|(_, (found, known))| found < known) {
+        note_damage(&mut core, id, found, known - 1, &mut report);
+    }
     for stream in &mut core.streams {
         stream.held.settle_known();
         stream.next = stream.next.max(stream.durable_next);

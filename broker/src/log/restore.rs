@@ -13,7 +13,7 @@ impl Core {
             Meta::Stream { id, name, uid } => self.restore_stream(id, name, StreamUid(uid)),
             Meta::Trim { stream, first, purged } => {
                 if let Some(stream) = self.streams.get_mut(stream as usize) {
-                    stream.held.trim_known(first);
+                    stream.held.trim_known(first.max(purged + 1));
                     stream.purged = stream.purged.max(purged);
                 }
             }
@@ -45,7 +45,7 @@ impl Core {
             self.restore_stream(record.id, record.name, StreamUid(record.uid));
             let Some(stream) = self.streams.get_mut(record.id as usize) else { continue };
             stream.next = stream.next.max(record.next);
-            stream.held.trim_known(record.first);
+            stream.held.trim_known(record.first.max(record.purged + 1));
             stream.purged = stream.purged.max(record.purged);
             stream.held.discarded_msgs = stream.held.discarded_msgs.max(record.discarded_msgs);
             for (first, last) in record.damage {

@@ -205,12 +205,16 @@ impl Shared {
         wanted
     }
 
-    /// Discards everything before `end` of a stream.
+    /// Removes everything before `end` of a stream. Wanted so by a person, or known to be gone: neither counted nor charged to cursors.
     pub(super) fn trim(&self, id: StreamId, end: u64) {
         loop {
             let mut core = self.lock();
             let stream = core.stream_mut(id);
+            let counted = (stream.held.discarded_msgs, stream.held.discarded_bytes);
             let more = stream.held.trim(end);
+            // Under the same lock, so that nobody else takes them for losses.
+            drop(stream.held.take_losses());
+            (stream.held.discarded_msgs, stream.held.discarded_bytes) = counted;
             let wanted = if more { stream.held.wanted() } else { None };
             drop(core);
             let Some(wanted) = wanted else { return };

@@ -218,6 +218,12 @@ impl Router {
         Some(Delivery { message, qos, retain, subscription_ids: ids, origin: Some(origin) })
     }
 
+    /// Whether a message was appended in this run or before it ended in order; one that was not got lost with a crash.
+    #[must_use]
+    pub fn is_appended(&self, origin: Origin) -> bool {
+        self.streams.by_id(origin.stream).is_some_and(|stream| Seq(origin.seq) < self.streams[stream].next)
+    }
+
     /// A message of the log as it goes to subscribers.
     pub fn message_of(&mut self, stored: StoredMessage) -> Option<Arc<Message>> {
         let received = self.received(stored.stamp);

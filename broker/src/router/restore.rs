@@ -22,9 +22,10 @@ use crate::mqtt::topic::{TopicFilter, TopicName};
 
 /// Fills a router from the tables of the log: give it every entry of [`Restorer::TABLES`], in that order, then finish.
 #[derive(Debug)]
-pub struct Restorer {
+pub struct Restorer<A> {
     router: Router,
     now: Monotonic,
+    age: A,
     sessions: BTreeMap<String, Found>,
     report: RestoreReport,
 }
@@ -51,14 +52,16 @@ struct Found {
     received: Vec<PacketId>,
 }
 
-impl Restorer {
+impl Restorer<()> {
     /// The tables, in the order in which they are to be given.
     pub const TABLES: [TableId; 4] = [RETAINED, SESSIONS, PROGRESS, RECEIVED];
+}
 
-    /// Fills `router`.
+impl<A: Fn(Stamp) -> Duration> Restorer<A> {
+    /// Fills `router`. `age` says how long ago a stamp was at least, boots in between included (G7).
     #[must_use]
-    pub fn new(router: Router, now: Monotonic) -> Self {
-        Self { router, now, sessions: BTreeMap::new(), report: RestoreReport::default() }
+    pub fn new(router: Router, now: Monotonic, age: A) -> Self {
+        Self { router, now, age, sessions: BTreeMap::new(), report: RestoreReport::default() }
     }
 
     /// One entry.
@@ -183,17 +186,18 @@ impl Restorer {
                 at[index] = tails[index];
             }
         }
-        // G7, never early: a session that was connected when the broker ended is offline from now on; of an earlier boot only
-        // the time since this boot is known to have passed.
+        // G7, never early: a session that was connected when the broker ended is offline from now on, and of the time between two
+        // boots nothing is known.
         let since = match progress.offline_since {
             None => Stamp { boot: router.boot, at: self.now },
             Some(StampRecord(boot, at)) => Stamp { boot, at: Monotonic(at) },
         };
-        let from = router.received(since);
+        let away = (self.age)(since);
+        let after = |wait: Duration| self.now + wait.saturating_sub(away);
         let expiry = SessionExpiry(progress.expiry);
-        let ends = expiry.duration().map(|d| from + d);
+        let ends = expiry.duration().map(after);
         let will = progress.will.map(will).transpose()?.map(|will| {
-            let due = from + Duration::from_secs(u64::from(will.delay));
+            let due = after(Duration::from_secs(u64::from(will.delay)));
             (ends.map_or(due, |ends| ends.min(due)), Box::new(will))
         });
         let due = will.as_ref().map(|(due, _)| *due);

@@ -57,7 +57,6 @@ pub(super) struct Connection {
     max_packet_bytes: Option<u32>,
     will: Option<Box<Will>>,
     durable: watch::Receiver<DurableMark>,
-    pub(super) mark: Ticket,
     /// Messages from the client that are not routed yet.
     batch: Vec<Publish>,
     /// What comes after them.
@@ -96,7 +95,6 @@ impl Connection {
             max_packet_bytes: agreed.max_packet_bytes,
             will: agreed.will.map(Box::new),
             durable,
-            mark: Ticket(0),
             unsaved_connect: agreed.expiry.persists(),
             batch: Vec::new(),
             held: None,
@@ -142,11 +140,11 @@ impl Connection {
             // [MQTT-3.1.4-3]
             self.session.close(ReasonCode::SessionTakenOver, "another connection has taken the session over");
         }
-        if self.session.waits_for().is_some() || self.feed.is_catching_up() || self.feed.waits_for_mark() {
-            // IMPORTANT: the mark is looked at before the log is read, so that a reader that finds nothing waits for a later one.
-            self.mark = self.durable.borrow_and_update().ticket;
-            self.session.durable(AckTicket(self.mark.0));
-            self.feed.mark_moved(self.mark);
+        if self.session.waits_for().is_some() || self.feed.is_catching_up() || self.session.redelivering() {
+            // Before the log is read, so that a reader that finds nothing knows since when.
+            let mark = self.durable.borrow_and_update().ticket;
+            self.session.durable(AckTicket(mark.0));
+            self.feed.set_mark(mark);
         }
         self.session.timeout(now, if self.held_back() { Reading::Paused } else { Reading::Active });
         if self.blocked.is_none_or(|b| matches!(b, Blocked::Full(at) if at <= now)) {

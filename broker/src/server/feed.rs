@@ -26,15 +26,24 @@ pub(super) struct Feed {
     catch_up: Option<CatchUp>,
     pub(super) replays: Vec<Replay>,
     /// A read of the log under way; at most one.
-    reader: Option<(Purpose, JoinHandle<Result<ReadBatch, ReadError>>)>,
-    read: Option<(Purpose, Result<ReadBatch, ReadError>)>,
+    reader: Option<(Order, JoinHandle<Result<ReadBatch, ReadError>>)>,
+    read: Option<(Order, Result<ReadBatch, ReadError>)>,
     /// A copy of a retained message found no room in the log.
     no_room: bool,
-    /// The mark before a read that did not find what it was to find: there is nothing new until it has moved.
-    tail_mark: Option<Ticket>,
-    /// The mark before the last read began.
-    read_mark: Ticket,
+    /// The durable mark as last seen.
+    mark: Ticket,
+    /// What is to be read is not durable yet: nothing to do before the mark moves.
+    waits_for_mark: bool,
     pulled: Vec<Delivery>,
+}
+
+/// A read as it was ordered.
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    purpose: Purpose,
+    /// The durable mark at that time. IMPORTANT: a read that found nothing says nothing about what became durable since; who
+    /// waited for the next mark after it could wait for ever.
+    mark: Ticket,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +61,8 @@ impl Feed {
             reader: None,
             read: None,
             no_room: false,
-            tail_mark: None,
-            read_mark: Ticket(0),
+            mark: Ticket(0),
+            waits_for_mark: false,
             pulled: Vec::new(),
         }
     }
@@ -64,7 +73,7 @@ impl Feed {
     }
 
     pub(super) fn waits_for_mark(&self) -> bool {
-        self.tail_mark.is_some()
+        self.waits_for_mark
     }
 
     pub(super) fn is_catching_up(&self) -> bool {
@@ -76,20 +85,10 @@ impl Feed {
         counters.catch_up_readers.fetch_sub(u64::from(self.catch_up.take().is_some()), Relaxed);
     }
 
-    /// The last read did not find what is to come. `false`: the mark has moved since it began, so look again at once.
-    ///
-    /// IMPORTANT: measured against the mark before the read. By now it may have passed what the read did not see yet, and
-    /// on a quiet broker it would not move again.
-    fn wait_for_mark(&mut self, mark: Ticket) -> bool {
-        self.tail_mark = Some(self.read_mark);
-        self.mark_moved(mark);
-        self.tail_mark.is_some()
-    }
-
-    pub(super) fn mark_moved(&mut self, mark: Ticket) {
-        if self.tail_mark.is_some_and(|seen| seen < mark) {
-            self.tail_mark = None;
-            self.read_mark = mark;
+    pub(super) fn set_mark(&mut self, mark: Ticket) {
+        if self.mark < mark {
+            self.mark = mark;
+            self.waits_for_mark = false;
             if let Some(catch_up) = &mut self.catch_up {
                 catch_up.mark_moved();
             }
@@ -118,10 +117,10 @@ impl Feed {
 
     /// Keeps what [`Feed::read_done`] returned for the next delivery.
     pub(super) fn take_read(&mut self, read: Result<Result<ReadBatch, ReadError>, JoinError>) {
-        let Some((purpose, _)) = self.reader.take() else { return };
+        let Some((order, _)) = self.reader.take() else { return };
         // A cancelled task means that the runtime ends.
         if let Ok(read) = read {
-            self.read = Some((purpose, read));
+            self.read = Some((order, read));
         }
     }
 }
@@ -137,20 +136,18 @@ impl Drop for Feed {
 impl Connection {
     /// Sends what may be sent. `true`: there is more, call again.
     pub(super) fn deliver(&mut self, now: Monotonic) -> bool {
-        if let Some((purpose, read)) = self.feed.read.take() {
-            self.use_read(now, purpose, read);
+        if let Some((order, read)) = self.feed.read.take() {
+            self.use_read(now, order, read);
         }
-        if self.feed.reader.is_some() {
+        if self.feed.reader.is_some() || self.feed.waits_for_mark {
             return false;
         }
         if self.session.redelivering() {
-            if self.feed.waits_for_mark() {
-                return false;
-            }
             self.redeliver(now);
             self.transmit();
             if self.session.redelivering() {
-                return self.feed.reader.is_none() && self.session.next_redelivery().is_some();
+                // The read, or an acknowledgement that opens the window, goes on with it.
+                return false;
             }
         }
         if !self.wire.has_room() {
@@ -163,7 +160,6 @@ impl Connection {
     }
 
     fn read(&mut self, purpose: Purpose, stream: StreamId, from: Seq, max_msgs: usize) {
-        self.feed.read_mark = self.mark;
         let log = self.hub.log.clone();
         let readers = std::sync::Arc::clone(&self.hub.readers);
         let handle = tokio::spawn(async move {
@@ -173,7 +169,7 @@ impl Connection {
             drop(permit);
             read.unwrap_or_else(|_| Ok(ReadBatch { items: Vec::new(), next: from }))
         });
-        self.feed.reader = Some((purpose, handle));
+        self.feed.reader = Some((Order { purpose, mark: self.feed.mark }, handle));
     }
 
     /// Asks for the next message of an earlier connection.
@@ -192,7 +188,8 @@ impl Connection {
         }
     }
 
-    fn use_read(&mut self, now: Monotonic, purpose: Purpose, read: Result<ReadBatch, ReadError>) {
+    fn use_read(&mut self, now: Monotonic, order: Order, read: Result<ReadBatch, ReadError>) {
+        let moved = order.mark < self.feed.mark;
         let batch = match read {
             Ok(batch) => batch,
             Err(error) => {
@@ -200,7 +197,9 @@ impl Connection {
                 return self.session.close(ReasonCode::ImplementationSpecificError, "the log cannot be read");
             }
         };
-        match purpose {
+        match order.purpose {
+            // Read again: more is durable now.
+            Purpose::Page(_) if batch.items.is_empty() && moved => {}
             Purpose::Page(stream) => {
                 let key = self.key;
                 let page = self.hub.with(|router, _| router.filter_page(key, stream, batch));
@@ -213,16 +212,15 @@ impl Connection {
                     // Acknowledged meanwhile.
                     return;
                 }
-                let stored = match batch.items.into_iter().next() {
-                    Some(Item::Message(stored)) if stored.seq == Seq(origin.seq) => Some(stored),
-                    Some(Item::Message(_) | Item::Gap { .. }) => None,
-                    // It went to the client before it was durable, and is not durable yet.
-                    None if self.hub.with(|router, _| router.is_appended(origin)) => {
-                        self.feed.wait_for_mark(self.mark);
-                        return;
-                    }
-                    None => None,
-                };
+                if batch.items.is_empty() && self.hub.with(|router, _| router.is_appended(origin)) {
+                    // On its way to the disk.
+                    self.feed.waits_for_mark = !moved;
+                    return;
+                }
+                let stored = batch.items.into_iter().find_map(|item| match item {
+                    Item::Message(stored) if stored.seq == Seq(origin.seq) => Some(stored),
+                    Item::Message(_) | Item::Gap { .. } => None,
+                });
                 let key = self.key;
                 let message = self.hub.with(|router, _| {
                     let message = stored.and_then(|stored| router.message_of(stored));
@@ -288,7 +286,10 @@ impl Connection {
                 }
                 true
             }
-            Step::WaitDurable => !self.feed.wait_for_mark(self.mark),
+            Step::WaitDurable => {
+                self.feed.waits_for_mark = true;
+                false
+            }
         }
     }
 

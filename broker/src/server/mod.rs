@@ -263,8 +263,8 @@ async fn restore(
     now: crate::clock::Monotonic,
 ) -> Result<(Router, RestoreReport), StartError> {
     let log = log.clone();
-    let mut restorer = Restorer::new(router, now);
     let restored = tokio::task::spawn_blocking(move || {
+        let mut restorer = Restorer::new(router, now, |stamp| log.age(stamp));
         for table in Restorer::TABLES {
             log.table_scan(table, &mut |key, value| restorer.entry(table, key, &value))?;
         }

@@ -116,6 +116,7 @@ fn shown(gateway: &Gateway, message: &StoredMessage) -> Message {
         seq: message.seq.0,
         time: rfc3339(gateway.log.wall(message.stamp)),
         topic: String::from_utf8_lossy(&message.subject).into_owned(),
+        // The router keeps QoS in bits 0 and 1 of the tag, and retain in bit 2.
         qos: message.tag & 0b11,
         retain: message.tag & 0b100 != 0,
         payload: std::str::from_utf8(&message.payload).ok().map(str::to_owned),

@@ -28,7 +28,8 @@ pub(crate) fn budget(disk: &Disk, dir: &Path) -> Result<Budget, Failure> {
     let stat = rustix::fs::statvfs(&place)
         .map_err(|e| Failure::runtime(format!("cannot ask the filesystem of {}: {e}", place.display())))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let own = allocated(dir).map_err(|e| Failure::runtime(format!("cannot look into {}: {e}", dir.display())))?;
+    let own = allocated(dir)
+        .map_err(|e| Failure::runtime(format!("data directory {} cannot be looked into: {e}", dir.display())))?;
     fit(disk, free, own, &place)
 }
 

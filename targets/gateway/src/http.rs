@@ -22,6 +22,8 @@ use tokio::sync::{Semaphore, watch};
 const MAX_CONNECTIONS: usize = 32;
 /// The library's smallest.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
+/// For the headers of a request: a few hundred bytes. Short, so that clients that say nothing do not keep others out.
+const HEADER_LIMIT: Duration = Duration::from_secs(5);
 /// From accept to the end of the answer, and from connect to its end on the client's side.
 const LIMIT: Duration = Duration::from_secs(15);
 /// Largest answer that the client takes.
@@ -87,7 +89,7 @@ async fn connection<H: Handler>(stream: TcpStream, peer: SocketAddr, handler: Ar
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(LIMIT)
+        .header_read_timeout(HEADER_LIMIT)
         .max_buf_size(MAX_HEADER_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);

@@ -32,6 +32,8 @@ use crate::{check, disk, http, logging, settings, summary};
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// The broker's share of it; uplinks take two seconds at most, and closing the log a sync or two.
 const BROKER_STOP_LIMIT: Duration = Duration::from_secs(5);
+/// The same after the log has failed: nothing that a connection waits for will come any more.
+const BROKER_CUT_LIMIT: Duration = Duration::from_millis(500);
 /// How often the log is looked at for appends that wait for their sync.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// More workers than this only cost memory: the work is one sync after the other.
@@ -71,8 +73,14 @@ async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
     for note in notes.iter().chain(&budget.lowered).chain(&check::unreadable_files(&config)) {
         warn!("{note}");
     }
-    let running = start(&mut config, budget.max_bytes).await?;
-    let Running { broker, gateway } = running;
+    let Running { broker, gateway } = tokio::select! {
+        running = start(&mut config, budget.max_bytes) => running?,
+        name = signals.end() => {
+            // Nothing was taken from anybody yet, and a log may be left at any moment.
+            info!(signal = name, "stopped while starting");
+            std::process::exit(0);
+        }
+    };
     let stop = watch::Sender::new(false);
     let pages = http.map(|listener| {
         let api = Arc::new(Api(Arc::clone(&gateway)));
@@ -83,12 +91,17 @@ async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
 
     let end = watch_over(&gateway, &mut signals, || report_reload(args, &as_configured)).await;
     gateway.health.set_ready(false);
+    let patience = match end {
+        End::Asked(_) => BROKER_STOP_LIMIT,
+        End::LogFailed => BROKER_CUT_LIMIT,
+    };
     tokio::select! {
-        done = tokio::time::timeout(STOP_LIMIT, finish(broker, &gateway)) => match done {
-            Ok(()) => {}
-            Err(_) => return Err(Failure::runtime(format!("not everything ended within {} s", STOP_LIMIT.as_secs()))),
-        },
-        name = signals.end() => return Err(Failure::runtime(format!("{name} again: ended at once"))),
+        done = tokio::time::timeout(STOP_LIMIT, finish(broker, &gateway, patience)) => {
+            if done.is_err() {
+                abandon(&format!("not everything ended within {} s", STOP_LIMIT.as_secs()));
+            }
+        }
+        name = signals.end() => abandon(&format!("{name} again: ended at once")),
     }
     stop.send_replace(true);
     if let Some(pages) = pages {
@@ -258,8 +271,8 @@ fn report_reload(args: &RunArgs, running: &Config) {
     }
 }
 
-async fn finish(broker: Broker, gateway: &Gateway) {
-    broker.shutdown(BROKER_STOP_LIMIT).await;
+async fn finish(broker: Broker, gateway: &Gateway, patience: Duration) {
+    broker.shutdown(patience).await;
     let uplinks = gateway.uplinks.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(uplinks) = uplinks {
         uplinks.shutdown().await;
@@ -268,6 +281,12 @@ async fn finish(broker: Broker, gateway: &Gateway) {
     if tokio::task::spawn_blocking(move || log.close()).await.is_err() {
         error!("the log did not close in order");
     }
+}
+
+/// Ends the process without waiting for anything more, which is safe at any moment: what was acknowledged is on disk.
+fn abandon(why: &str) -> ! {
+    crate::report(&Failure::runtime(why));
+    std::process::exit(1)
 }
 
 /// The signals that mean something to us.

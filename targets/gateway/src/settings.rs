@@ -15,7 +15,10 @@ pub(crate) fn load(args: &SettingsArgs) -> Result<Loaded, Failure> {
     };
     let mut overrides = config::env::overrides(variables()?);
     overrides.extend(flags(args));
-    config::load(&name, &text, &overrides, &host_name()).map_err(Failure::usage)
+    config::load(&name, &text, &overrides, &host_name()).map_err(|errors| match errors.0.len() {
+        1 => Failure::usage(errors),
+        many => Failure::usage(format!("{many} errors in the configuration\n{errors}")),
+    })
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

@@ -127,9 +127,35 @@ fn any_flipped_byte_in_the_staging_files_is_survived() {
         let state = log.state(a);
         let missing = 60 - seqs(&items).len();
         assert!(missing <= 1, "byte {n}: {report:?}");
-        assert!(gaps(&items).iter().all(|g| g.2 == GapReason::Damage), "byte {n}");
+        assert!(
+            gaps(&items).iter().all(|g| g.2 == GapReason::Damage),
+            "byte {n}: {:?} {report:?} {state:?}",
+            gaps(&items)
+        );
         assert_eq!(append_durably(&log, &[message(a, "s", b"x")]).last_seq, Some(state.last.next()));
     }
+}
+
+#[test]
+fn lost_staging_files_are_a_gap_where_epochs_knew_better_and_no_sequence_comes_twice() {
+    let dir = filled();
+    for path in staging(dir.path()) {
+        fs::write(&path, vec![0; 64 << 10]).expect("written");
+    }
+    let known = {
+        let store = store::Store::open(&dir.path().join("store")).expect("open");
+        let newest = store.epochs().expect("listed").last().expect("one").0;
+        let value = store.value(&layout::key(newest, layout::INDEX_STREAM, 1)).expect("read").expect("there");
+        let (snapshot, _) = layout::decode::<layout::Snapshot>(layout::SNAPSHOT_VERSION, &value).expect("ours");
+        snapshot.streams[0].next
+    };
+    let (log, _) = open(dir.path());
+    let a = log.stream("a").expect("there");
+    let items = read_all(&log, a, 1);
+    assert_eq!(log.state(a).last.next(), Seq(known));
+    assert_eq!(seqs(&items).len() as u64 + gaps(&items).iter().map(|g| g.1 - g.0 + 1).sum::<u64>(), known - 1);
+    assert!(gaps(&items).iter().all(|g| g.2 == GapReason::Damage), "{:?}", gaps(&items));
+    assert_eq!(append_durably(&log, &[message(a, "s", b"x")]).last_seq, Some(Seq(known)));
 }
 
 #[test]

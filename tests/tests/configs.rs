@@ -1,0 +1,51 @@
+//! The configurations that are shipped: the real programs accept them, and they agree with the README.
+
+use std::path::{Path, PathBuf};
+
+use headwater_tests::gateway::headwater;
+use headwater_tests::process::{provided, run};
+use headwater_tests::wait::PATIENCE;
+
+fn configs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs")
+}
+
+#[test]
+fn nats_server_accepts_every_node_of_the_local_hub() {
+    for node in ["n1", "n2", "n3"] {
+        let file = configs().join(format!("hub/{node}.conf")).display().to_string();
+        let finished = run(provided("HEADWATER_NATS_SERVER"), ["-t", "-c", &file], PATIENCE);
+        assert_eq!(finished.code, Some(0), "{}{}", finished.stdout, finished.stderr);
+    }
+}
+
+#[test]
+fn check_accepts_every_shipped_configuration_that_needs_no_credentials_of_yours() {
+    for file in ["headwater.toml", "minimal.toml", "slow-card.toml", "hub/gateway.toml"] {
+        let file = configs().join(file).display().to_string();
+        assert!(headwater(&["check", "--config", &file]).success().starts_with("ok\n"));
+    }
+    let file = configs().join("with-uplink.toml").display().to_string();
+    let finished = headwater(&["check", "--config", &file]);
+    assert_eq!(finished.code, Some(2), "{}", finished.stdout);
+    assert!(finished.stderr.contains("credentials_file"), "{}", finished.stderr);
+}
+
+#[test]
+fn the_local_hub_grants_what_the_readme_lists_and_no_more() {
+    let quoted = |text: &str, quote: char| -> Vec<String> {
+        let mut found: Vec<String> = text.split(quote).skip(1).step_by(2).map(str::to_owned).collect();
+        found.retain(|subject| ["edge.gw-1", "$JS.API", "_INBOX"].iter().any(|start| subject.starts_with(start)));
+        found.sort();
+        found
+    };
+    let hub = std::fs::read_to_string(configs().join("hub/common.conf")).expect("there is a hub configuration");
+    let (_, user) = hub.split_once("user: gw-1").expect("it has a user for a gateway");
+    let (user, _) = user.split_once("SYS").expect("and an account behind it");
+    let readme = std::fs::read_to_string(configs().join("../README.md")).expect("there is a README");
+    let (_, table) = readme.split_once("| permission |").expect("it lists permissions");
+    let (table, _) = table.split_once("\n\n").expect("the table ends");
+    let granted = quoted(user, '"');
+    assert_eq!(granted.len(), 5, "{granted:?}");
+    assert_eq!(granted, quoted(table, '`'));
+}
