@@ -148,12 +148,6 @@ impl Router {
         self.streams[stream].id
     }
 
-    /// Whether a message has been appended there, durable or not.
-    #[must_use]
-    pub fn is_appended(&self, origin: Origin) -> bool {
-        self.streams.by_id(origin.stream).is_some_and(|stream| Seq(origin.seq) < self.streams[stream].next)
-    }
-
     /// Whether a stream may hold anything for the session; if not, it need not be read.
     #[must_use]
     pub fn concerns(&self, key: SessionKey, stream: StreamIndex) -> bool {
