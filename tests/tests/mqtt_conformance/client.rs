@@ -91,6 +91,10 @@ impl Client {
     /// A connection on which nothing was sent.
     pub(crate) async fn open(target: &Target, version: Version) -> Client {
         let stream = patiently("a connection", TcpStream::connect(target.address())).await.expect("a broker listens");
+        Client::over(stream, version)
+    }
+
+    fn over(stream: TcpStream, version: Version) -> Client {
         stream.set_nodelay(true).expect("a socket of ours");
         Client {
             stream,
@@ -114,6 +118,18 @@ impl Client {
         client
     }
 
+    /// Connects, unless the broker is gone before it answers.
+    pub(crate) async fn try_connect(target: &Target, connect: Connect) -> Option<Client> {
+        let stream = patiently("a connection", TcpStream::connect(target.address())).await.ok()?;
+        let mut client = Client::over(stream, connect.version);
+        client.send_or_lose(Packet::Connect(Box::new(connect))).await;
+        match client.recv_or_end().await? {
+            Packet::ConnAck(connack) if connack.reason == ReasonCode::Success => client.connack = *connack,
+            other => panic!("expected an accepting CONNACK, got {other:?}"),
+        }
+        Some(client)
+    }
+
     /// The next packet is a CONNACK that accepts.
     pub(crate) async fn accepted(&mut self) {
         match self.recv().await {
@@ -127,6 +143,13 @@ impl Client {
         let mut bytes = BytesMut::new();
         encode(&packet, self.version, &mut bytes).unwrap_or_else(|e| panic!("{packet:?}: {e}"));
         self.send_bytes(&bytes).await;
+    }
+
+    /// Sends a packet on a connection that may have ended.
+    pub(crate) async fn send_or_lose(&mut self, packet: Packet) {
+        let mut bytes = BytesMut::new();
+        encode(&packet, self.version, &mut bytes).unwrap_or_else(|e| panic!("{packet:?}: {e}"));
+        self.send_to_be_refused(&bytes).await;
     }
 
     /// Sends bytes.
@@ -146,7 +169,7 @@ impl Client {
     }
 
     /// The next packet, or `None` if the broker closed the connection.
-    async fn recv_or_end(&mut self) -> Option<Packet> {
+    pub(crate) async fn recv_or_end(&mut self) -> Option<Packet> {
         loop {
             let packet = decode(&mut self.read, Some(self.version), u32::MAX);
             if let Some(packet) = packet.unwrap_or_else(|e| panic!("the broker sent what is no packet: {e}")) {
@@ -154,10 +177,7 @@ impl Client {
             }
             match patiently("a packet", self.stream.read_buf(&mut self.read)).await {
                 Ok(1..) => {}
-                Ok(0) | Err(_) => {
-                    assert!(self.read.is_empty(), "the connection ended within a packet: {:?}", self.read);
-                    return None;
-                }
+                Ok(0) | Err(_) => return None,
             }
         }
     }
@@ -173,19 +193,26 @@ impl Client {
                 other => panic!("expected the end of the connection, got {other:?}"),
             }
         }
+        assert!(self.read.is_empty(), "the connection ended within a packet: {:?}", self.read);
         reason
+    }
+
+    /// What CONNACK says, if the broker sends one.
+    pub(crate) async fn answer_to_connect(&mut self) -> Option<ReasonCode> {
+        match self.recv_or_end().await {
+            Some(Packet::ConnAck(connack)) => Some(connack.reason),
+            Some(other) => panic!("expected CONNACK or the end of the connection, got {other:?}"),
+            None => None,
+        }
     }
 
     /// The broker closes the connection, perhaps after a CONNACK, whose reason this gives.
     pub(crate) async fn refused_or_closed(&mut self) -> Option<ReasonCode> {
-        match self.recv_or_end().await {
-            None => None,
-            Some(Packet::ConnAck(connack)) => {
-                assert_eq!(self.closed().await, None, "nothing follows a refusal");
-                Some(connack.reason)
-            }
-            Some(other) => panic!("expected CONNACK or the end of the connection, got {other:?}"),
+        let reason = self.answer_to_connect().await;
+        if reason.is_some() {
+            assert_eq!(self.closed().await, None, "nothing follows a refusal");
         }
+        reason
     }
 
     /// A packet id that this connection has not used.
@@ -300,9 +327,29 @@ impl Client {
         }
     }
 
+    /// The next message, unacknowledged. What an earlier connection left to be completed is completed on the way.
+    pub(crate) async fn message_or_release(&mut self) -> Publish {
+        if let Some(early) = self.early.pop_front() {
+            return early;
+        }
+        loop {
+            match self.recv().await {
+                Packet::Publish(publish) => return publish,
+                Packet::PubRel(release) => self.send(Packet::PubComp(ack(release.packet_id))).await,
+                other => panic!("expected PUBLISH or PUBREL, got {other:?}"),
+            }
+        }
+    }
+
     /// The next message, acknowledged as its QoS wants.
     pub(crate) async fn message(&mut self) -> Publish {
         let message = self.unacknowledged().await;
+        self.acknowledge(&message).await;
+        message
+    }
+
+    /// Acknowledges a message as its QoS wants, to the end.
+    pub(crate) async fn acknowledge(&mut self, message: &Publish) {
         match (message.qos, message.packet_id) {
             (QoS::AtLeastOnce, Some(id)) => self.send(Packet::PubAck(ack(id))).await,
             (QoS::ExactlyOnce, Some(id)) => {
@@ -318,7 +365,6 @@ impl Client {
             }
             _ => {}
         }
-        message
     }
 
     /// The payloads of the next messages up to the one that says `last`, which is not among them.

@@ -6,8 +6,11 @@
 //! With `HEADWATER_CONFORMANCE_AT=host:port` the tests talk to the broker that listens there, to check the tests
 //! themselves against another implementation; tests that restart the broker then fail, saying so.
 
+mod bounds;
+mod chaos;
 mod client;
 mod connect;
+mod hostile;
 mod limits;
 mod malformed;
 mod publish;

@@ -181,3 +181,32 @@ async fn a_retained_message_expires() {
         since.elapsed()
     );
 }
+
+/// A subscription that brings more than fits a queue or a window brings all of it, once.
+#[tokio::test]
+async fn many_retained_messages_come_at_the_pace_of_the_client() {
+    let target = Target::start_with("[mqtt]\nmax_queued_msgs = 10\n").await;
+    for version in VERSIONS {
+        let mut publisher = Client::connect(&target, hello(version, "many-pub")).await;
+        for number in 0..500 {
+            let message = publish(&format!("retain/many/{version:?}/{number:03}"), &number.to_string());
+            publisher.publish(Publish { retain: true, qos: QoS::AtLeastOnce, ..message }).await;
+        }
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let mut connect = hello(version, "many");
+            if version == Version::V5 {
+                connect.properties.receive_maximum = std::num::NonZeroU16::new(3);
+            }
+            let mut client = Client::connect(&target, connect).await;
+            client.subscribe(&format!("retain/many/{version:?}/+"), qos).await;
+            let mut seen = std::collections::BTreeSet::new();
+            for _ in 0..500 {
+                let message = client.message().await;
+                assert!(message.retain);
+                assert!(seen.insert(text(&message).to_owned()), "{message:?} came twice");
+            }
+            client.settled().await;
+            assert_eq!(client.waiting(), 0);
+        }
+    }
+}

@@ -242,3 +242,118 @@ async fn packet_ids_in_flight_are_not_given_out_again() {
         forget(&target, version, "ids").await;
     }
 }
+
+/// [MQTT-4.4.0-1] across a restart: what was in flight is sent again with its id, what was acknowledged is not, and the
+/// exchange of QoS 2 goes on where it was.
+#[tokio::test]
+async fn exchanges_go_on_across_a_restart() {
+    let mut target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("session/flight/{version:?}");
+        let (mut client, ids) = with_four_in_flight(&target, version, &topic).await;
+        client.send(Packet::PubAck(ack(ids[0]))).await;
+        client.send(Packet::PubRec(ack(ids[2]))).await;
+        assert!(matches!(client.recv().await, Packet::PubRel(release) if release.packet_id == ids[2]));
+        target.stop_and_restart().await;
+
+        let mut client = Client::connect(&target, resume(version, "flight")).await;
+        assert!(client.connack.session_present);
+        for expected in [Some("1"), None, Some("3")] {
+            match (client.recv().await, expected) {
+                (Packet::Publish(message), Some(expected)) => {
+                    assert_eq!((text(&message), message.dup), (expected, true));
+                    assert_eq!(message.packet_id, Some(ids[expected.parse::<usize>().expect("a number")]));
+                }
+                (Packet::PubRel(release), None) => assert_eq!(release.packet_id, ids[2]),
+                (other, _) => panic!("got {other:?}"),
+            }
+        }
+    }
+}
+
+/// The same across a kill: a second or so of acknowledgements may be forgotten, but never a message.
+#[tokio::test]
+async fn nothing_in_flight_is_lost_in_a_kill() {
+    let mut target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("session/flight/{version:?}");
+        let (mut client, ids) = with_four_in_flight(&target, version, &topic).await;
+        client.send(Packet::PubAck(ack(ids[0]))).await;
+        client.settled().await;
+        target.kill_and_restart().await;
+        let mut client = Client::connect(&target, resume(version, "flight")).await;
+        assert!(client.connack.session_present);
+        let mut first = client.message().await;
+        if text(&first) == "0" {
+            first = client.message().await;
+        }
+        assert_eq!(text(&first), "1");
+        for expected in ["2", "3"] {
+            assert_eq!(text(&client.message().await), expected);
+        }
+    }
+}
+
+/// A client of a session to which four messages were sent, at QoS 1, 1, 2, 2, and nothing acknowledged.
+async fn with_four_in_flight(target: &Target, version: Version, topic: &str) -> (Client, Vec<PacketId>) {
+    let mut client = Client::connect(target, resume(version, "flight")).await;
+    client.subscribe(topic, QoS::ExactlyOnce).await;
+    let mut publisher = Client::connect(target, hello(version, "flight-pub")).await;
+    let mut ids = Vec::new();
+    for (number, qos) in
+        [QoS::AtLeastOnce, QoS::AtLeastOnce, QoS::ExactlyOnce, QoS::ExactlyOnce].into_iter().enumerate()
+    {
+        publisher.publish(Publish { qos, ..publish(topic, &number.to_string()) }).await;
+        let message = client.unacknowledged().await;
+        assert_eq!(text(&message), number.to_string());
+        ids.push(message.packet_id.expect("QoS 1 or 2"));
+    }
+    (client, ids)
+}
+
+/// A session that is taken up again and again while messages come misses none and gets them in order.
+#[tokio::test]
+async fn a_client_that_comes_and_goes_misses_nothing() {
+    let target = Target::start().await;
+    for (version, topic) in [(Version::V5, "stored/comes"), (Version::V311, "session/comes")] {
+        forget(&target, version, "comes").await;
+        let mut client = Client::connect(&target, resume(version, "comes")).await;
+        client.subscribe(topic, QoS::ExactlyOnce).await;
+        let mut publisher = Client::connect(&target, hello(version, "comes-pub")).await;
+        let publishing = async {
+            for number in 0..600 {
+                let qos = if number % 2 == 0 { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
+                publisher.publish(Publish { qos, ..publish(topic, &number.to_string()) }).await;
+            }
+        };
+        let reading = async {
+            let mut next = 0;
+            while next < 600 {
+                // Some messages on each connection; every third connection ends in the middle of an exchange.
+                for count in 0..(7 + next % 13) {
+                    if next == 600 {
+                        break;
+                    }
+                    let unfinished = next % 3 == 0 && count == 5;
+                    let message = client.message_or_release().await;
+                    if !unfinished {
+                        client.acknowledge(&message).await;
+                    }
+                    let number: usize = text(&message).parse().expect("a number");
+                    // What was not acknowledged comes again; nothing is skipped.
+                    assert!(number <= next, "{number} came before {next}");
+                    assert!(message.dup || number == next, "{number} came again without DUP, at {next}");
+                    if unfinished {
+                        break;
+                    }
+                    next = next.max(number + 1);
+                }
+                client.vanish();
+                client = Client::connect(&target, resume(version, "comes")).await;
+                assert!(client.connack.session_present);
+            }
+        };
+        tokio::join!(publishing, reading);
+        forget(&target, version, "comes").await;
+    }
+}

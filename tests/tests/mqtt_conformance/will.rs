@@ -172,3 +172,23 @@ async fn the_end_of_the_session_publishes_a_delayed_will() {
     Client::connect(&target, hello(Version::V5, "will-session")).await.goodbye().await;
     assert_eq!(text(&witness.message().await), "will");
 }
+
+/// 3.1.3.2.2 and G7: a will that waits survives a kill of the broker, and still waits its time.
+#[tokio::test]
+async fn a_delayed_will_survives_a_kill() {
+    let mut target = Target::start().await;
+    let mut keeper = Client::connect(&target, resume(Version::V5, "keeper")).await;
+    keeper.subscribe("will/kill", QoS::AtLeastOnce).await;
+    keeper.goodbye().await;
+    let connect = with_delay(with_will(resume(Version::V5, "will-kill"), "will/kill"), 2);
+    let client = Client::connect(&target, connect).await;
+    client.vanish();
+    target.connected(0).await;
+    // What is acknowledged now is on disk, and so is all that came before it.
+    let mut other = Client::connect(&target, hello(Version::V5, "will-kill-other")).await;
+    other.publish(Publish { qos: QoS::AtLeastOnce, ..publish("stored/will", "x") }).await;
+    target.kill_and_restart().await;
+    let mut keeper = Client::connect(&target, resume(Version::V5, "keeper")).await;
+    assert!(keeper.connack.session_present);
+    assert_eq!(text(&keeper.message().await), "will");
+}
