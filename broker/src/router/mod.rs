@@ -21,7 +21,6 @@ mod subscribe;
 mod tables;
 #[cfg(test)]
 mod tests;
-pub mod topic_map;
 pub mod trie;
 
 use std::collections::{BTreeSet, HashMap};
