@@ -118,13 +118,15 @@ impl Queue {
         self.entries.push_back(entry);
     }
 
-    /// Takes the next batch: at least one entry if there is one, never more than `limits` otherwise.
-    pub fn cut(&mut self, limits: Limits) -> Vec<Entry> {
+    /// Takes the next batch: at least one entry if there is one, never more than `limits` and nothing behind `through`
+    /// otherwise.
+    pub fn cut(&mut self, limits: Limits, through: Seq) -> Vec<Entry> {
         let mut batch = Vec::with_capacity(self.entries.len().min(limits.msgs));
         let mut bytes = 0;
         while let Some(entry) = self.entries.front() {
             let size = entry.size();
-            if !batch.is_empty() && (batch.len() >= limits.msgs || bytes + size > limits.bytes) {
+            let full = batch.len() >= limits.msgs || bytes + size > limits.bytes || entry.last() > through;
+            if !batch.is_empty() && full {
                 break;
             }
             bytes += size;
@@ -155,6 +157,8 @@ mod tests {
 
     use super::*;
 
+    const NO_END: Seq = Seq(u64::MAX);
+
     fn message(seq: u64, payload_bytes: usize) -> Entry {
         let outgoing = Outgoing::new("s".into(), Vec::new(), Bytes::from(vec![0; payload_bytes]));
         Entry::Message { seq: Seq(seq), outgoing }
@@ -173,10 +177,10 @@ mod tests {
         let mut queue = Queue::default();
         (1..=5).for_each(|seq| queue.push(message(seq, 1)));
         let limits = Limits { msgs: 2, bytes: 1 << 20 };
-        assert_eq!(lasts(&queue.cut(limits)), [1, 2]);
-        assert_eq!(lasts(&queue.cut(limits)), [3, 4]);
-        assert_eq!(lasts(&queue.cut(limits)), [5]);
-        assert!(queue.cut(limits).is_empty() && queue.is_empty() && queue.bytes == 0);
+        assert_eq!(lasts(&queue.cut(limits, NO_END)), [1, 2]);
+        assert_eq!(lasts(&queue.cut(limits, NO_END)), [3, 4]);
+        assert_eq!(lasts(&queue.cut(limits, NO_END)), [5]);
+        assert!(queue.cut(limits, NO_END).is_empty() && queue.is_empty() && queue.bytes == 0);
     }
 
     #[test]
@@ -185,9 +189,21 @@ mod tests {
         [5000, 400, 400, 400].iter().zip(1..).for_each(|(bytes, seq)| queue.push(message(seq, *bytes)));
         let limits = Limits { msgs: 100, bytes: 1000 };
         assert!(queue.room(limits).is_none());
-        assert_eq!(lasts(&queue.cut(limits)), [1]);
-        assert_eq!(lasts(&queue.cut(limits)), [2, 3]);
-        assert_eq!(lasts(&queue.cut(limits)), [4]);
+        assert_eq!(lasts(&queue.cut(limits, NO_END)), [1]);
+        assert_eq!(lasts(&queue.cut(limits, NO_END)), [2, 3]);
+        assert_eq!(lasts(&queue.cut(limits, NO_END)), [4]);
+    }
+
+    #[test]
+    fn cuts_before_an_entry_that_reaches_too_far_but_takes_at_least_one() {
+        let mut queue = Queue::default();
+        queue.push(message(5, 1));
+        queue.push(gap(6, 8, Absence::Retention));
+        queue.push(message(9, 1));
+        let limits = Limits { msgs: 100, bytes: 1 << 20 };
+        assert_eq!(lasts(&queue.cut(limits, Seq(7))), [5]);
+        assert_eq!(lasts(&queue.cut(limits, Seq(7))), [8]);
+        assert_eq!(lasts(&queue.cut(limits, Seq(9))), [9]);
     }
 
     #[test]
@@ -213,7 +229,7 @@ mod tests {
         queue.push(message(13, 1));
         queue.push(gap(14, 14, Absence::Damage));
         queue.push(gap(16, 16, Absence::Damage));
-        let all = queue.cut(Limits { msgs: 100, bytes: 1 << 20 });
+        let all = queue.cut(Limits { msgs: 100, bytes: 1 << 20 }, NO_END);
         assert_eq!(lasts(&all), [9, 12, 13, 14, 16]);
         assert!(matches!(all[0], Entry::Gap { first: Seq(1), last: Seq(9), reason: Absence::Retention }));
         assert!(matches!(all[1], Entry::Gap { first: Seq(10), last: Seq(12), reason: Absence::Damage }));

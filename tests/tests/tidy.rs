@@ -8,7 +8,6 @@ use std::process::Command;
 /// Modules (a file, or a folder with all below it) that hold decisions only: no I/O, clock, randomness or async.
 const PURE: &[&str] = &[
     "broker/src/mqtt",
-    "broker/src/router/topic_map",
     "broker/src/router/trie",
     "broker/src/subject",
     "sync/src/backoff",

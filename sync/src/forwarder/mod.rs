@@ -494,7 +494,13 @@ impl Forwarder {
             Delivery::Atomic | Delivery::Window if one_by_one => Limits { msgs: 1, ..limits },
             Delivery::Atomic | Delivery::Window => limits,
         };
-        let entries = s.queue.cut(limits);
+        let through = match delivery {
+            Delivery::Atomic | Delivery::Single => Seq(u64::MAX),
+            // IMPORTANT: after a failure the hub's position tells only that what lies a window before it has arrived, so no
+            // batch of several messages may reach further; a gap notice can stand for any number of sequences.
+            Delivery::Window => Seq(self.confirmed.0 + self.settings.batch.msgs as u64),
+        };
+        let entries = s.queue.cut(limits, through);
         let Some(last) = entries.last().map(Entry::last) else { return };
         let mut gaps = Vec::new();
         let messages: Vec<_> = entries
