@@ -1,14 +1,18 @@
 //! Whether a copy is exact: what was acknowledged, what the gateway's log holds, and what the hub holds, compared.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use futures_util::StreamExt;
+use serde_json::Value;
 
 use crate::gateway::{Broker, Gateway, Logged, Page};
+use crate::hex::unhex;
 use crate::hub::Hub;
 use crate::payload::Mark;
+use crate::process::{provided, run};
 use crate::wait::until;
 
 /// How long a mirror may need once nothing stands in its way, on a busy machine.
@@ -92,6 +96,29 @@ pub async fn dump(hub: &Hub, stream: &str) -> Vec<HubMessage> {
         if read == state.messages { Ok(messages) } else { Err(format!("{read} of {} messages", state.messages)) }
     })
     .await
+}
+
+/// The same by another client, nats-py: what `dump` shows is not one library's view.
+///
+/// # Panics
+/// If the script fails or prints something else.
+#[must_use]
+pub fn dump_by_nats_py(hub: &Hub, stream: &str) -> Vec<HubMessage> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/hub_dump.py");
+    let arguments = ["-B", &script.display().to_string(), &hub.urls()[0], stream];
+    let lines = run(provided("HEADWATER_PYTHON"), arguments, MIRROR_PATIENCE).success();
+    let message = |line: &str| {
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("not JSON: {e}: {line}"));
+        let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("no text: {line}")).to_owned();
+        let headers = value["headers"].as_array().into_iter().flatten();
+        HubMessage {
+            sequence: value["sequence"].as_u64().unwrap_or_else(|| panic!("no sequence: {line}")),
+            subject: text(&value["subject"]),
+            headers: headers.map(|pair| (text(&pair[0]), text(&pair[1]))).collect(),
+            payload: unhex(&text(&value["payload"])),
+        }
+    };
+    lines.lines().map(message).collect()
 }
 
 /// Waits until the hub's stream holds the message with this sequence of ours, and reads it all.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+use crate::hex::{hex, unhex};
 use crate::process::provided;
 use crate::wait::PATIENCE;
 
@@ -310,13 +311,4 @@ impl Device {
 
 fn codes(event: &Value) -> Vec<u64> {
     event["codes"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    let digits = |at: usize| u8::from_str_radix(&text[at..at + 2], 16);
-    (0..text.len()).step_by(2).map(|at| digits(at).unwrap_or_else(|e| panic!("{text:?}: {e}"))).collect()
 }

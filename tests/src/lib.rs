@@ -1,8 +1,8 @@
 //! What the black-box tests share: the binary under test, a real hub, real devices, and a link that can be disturbed.
 //!
 //! * [`gateway`]: the binary `headwater` with its configuration, data directory and ports.
-//! * [`process`], [`port`], [`wait`], [`http`], [`metrics`]: children that are always reaped, ports that nobody else
-//!   takes, conditions with a deadline.
+//! * [`process`], [`port`], [`wait`]: children that are always reaped, ports that nobody else takes, conditions with a
+//!   deadline. [`http`], [`metrics`], [`hex`]: what pages and scripts say.
 //! * [`hub`], [`proxy`]: real nats-servers, and the link to them.
 //! * [`publisher`], [`traffic`], [`device`], [`mosquitto`]: devices by rumqttc, paho-mqtt and Mosquitto's tools.
 //! * [`copy`], [`snapshot`]: whether what arrived is exactly what was acknowledged, and whether nothing was touched.
@@ -15,6 +15,7 @@ pub mod chance;
 pub mod copy;
 pub mod device;
 pub mod gateway;
+pub mod hex;
 pub mod http;
 pub mod hub;
 pub mod metrics;

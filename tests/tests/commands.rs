@@ -41,6 +41,20 @@ fn a_configuration_that_init_wrote_passes_check_and_is_not_overwritten() {
     assert_eq!(snapshot::of(dir.path()), before);
 }
 
+#[test]
+fn the_environment_overrides_the_file_and_a_flag_overrides_both() {
+    let gateway = Gateway::new("gw-1").stream("s", &["#"]);
+    let config = gateway.write_config();
+    let mut command = Command::new(binary());
+    command.arg("check").arg("--config").arg(config).args(["--http", "127.0.0.1:7777"]);
+    command.env("HEADWATER__GATEWAY__ID", "gw-from-outside").env("HEADWATER__HTTP__BIND", "127.0.0.1:6666");
+    let output = command.output().expect("the binary can be run");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("gw-from-outside") && said.contains("127.0.0.1:7777"), "{said}");
+    assert!(!said.contains("gw-1") && !said.contains("127.0.0.1:6666"), "{said}");
+}
+
 #[tokio::test]
 async fn it_starts_without_a_file_and_says_what_it_does() {
     let dir = tempfile::tempdir().expect("a temporary directory can be made");

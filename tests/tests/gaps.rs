@@ -82,8 +82,8 @@ async fn retention_that_overtakes_a_disconnected_uplink_is_announced_as_one_gap(
     assert_eq!(lost(&broker).await, last - first + 1);
 }
 
-#[tokio::test]
-async fn a_gap_is_announced_once_even_if_the_broker_is_killed_in_between() {
+/// The broker ends between confirmation, loss and announcement: after each of them, by `end`. Yields what is counted lost.
+async fn announced_once(end: impl AsyncFn(Broker)) -> u64 {
     let mut hub = Hub::single().await;
     hub.create_stream("CENTRE", &["edge.>"]).await;
     let gateway = gateway(&hub.urls()[0]);
@@ -91,19 +91,44 @@ async fn a_gap_is_announced_once_even_if_the_broker_is_killed_in_between() {
     let device = Publisher::new("d");
     device.publish(broker.mqtt(), 1, 50).await;
     dump_through(&hub, "CENTRE", PREFIX, 50).await;
-    broker.kill();
+    confirmed(&broker, 50).await;
+    end(broker).await;
     hub.stop(0);
     let broker = gateway.start().await;
     device.publish(broker.mqtt(), 51, 1_000).await;
-    broker.kill();
+    end(broker).await;
     let broker = gateway.start().await;
     hub.restart(0).await;
     let copy = dump_through(&hub, "CENTRE", PREFIX, 1_050).await;
     assert_eq!(gaps(&copy, 1_050), [(51, 950)]);
-    broker.kill();
+    confirmed(&broker, 1_050).await;
+    end(broker).await;
     let broker = gateway.start().await;
     device.publish(broker.mqtt(), 1_051, 20).await;
     let copy = dump_through(&hub, "CENTRE", PREFIX, 1_070).await;
     assert_eq!(gaps(&copy, 1_070), [(51, 950)]);
-    assert_eq!(lost(&broker).await, 900);
+    lost(&broker).await
+}
+
+/// Waits until the uplink knows that the hub has everything up to `seq`.
+async fn confirmed(broker: &Broker, seq: u64) {
+    until(PATIENCE, "the hub's confirmation", || async {
+        let uplinks = broker.page("/api/v1/uplinks").await.json();
+        if uplinks[0]["mirrors"][0]["confirmed_seq"] == seq { Ok(()) } else { Err(uplinks.to_string()) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_gap_is_announced_once_and_counted_exactly_across_restarts() {
+    let lost = announced_once(async |mut broker| assert!(broker.stop().success())).await;
+    assert_eq!(lost, 900);
+}
+
+#[tokio::test]
+async fn a_gap_is_announced_once_even_if_the_broker_is_killed_in_between() {
+    // What the hub confirms is saved with the next commit. Killed before that, the broker may count what retention takes
+    // meanwhile as lost although the hub has it: at most the 70 messages around the gap, and never one too few.
+    let lost = announced_once(async |broker| broker.kill()).await;
+    assert!((900..=970).contains(&lost), "{lost}");
 }

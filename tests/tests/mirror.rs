@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headwater_tests::copy::{Acknowledged, assert_holds, dump_through, log_of, settle};
+use headwater_tests::copy::{Acknowledged, assert_holds, dump, dump_by_nats_py, dump_through, log_of, settle};
 use headwater_tests::device::{Connect, Device};
 use headwater_tests::gateway::Gateway;
 use headwater_tests::hub::{Hub, mirror_stream};
@@ -46,6 +46,8 @@ async fn cluster_gets_an_exact_copy_of_what_devices_of_three_makes_published() {
     acknowledged.insert("tool".to_owned(), (1..=200).collect());
     acknowledged.insert("paho".to_owned(), (1..=200).collect());
     assert_holds(&acknowledged, log.iter().map(|message| &message.payload));
+    // Another client of the hub sees the same.
+    assert!(dump_by_nats_py(&hub, "CENTRE") == dump(&hub, "CENTRE").await, "nats-py and async-nats differ");
     // Nobody sent anything twice, and nothing else was sent.
     assert_eq!(log.len(), 1_700);
     assert_eq!(log.first().map(|message| message.seq), Some(1));
