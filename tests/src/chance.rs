@@ -3,6 +3,18 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
+/// How many rounds a loop of random rounds makes: `HEADWATER_KILL_ROUNDS`, or the `usual` number.
+///
+/// # Panics
+/// If `HEADWATER_KILL_ROUNDS` is set to something else than a number.
+#[must_use]
+pub fn rounds(usual: u64) -> u64 {
+    match std::env::var("HEADWATER_KILL_ROUNDS") {
+        Ok(text) => text.parse().unwrap_or_else(|e| panic!("HEADWATER_KILL_ROUNDS is not a number: {e}")),
+        Err(_) => usual,
+    }
+}
+
 /// A seeded source of choices. `HEADWATER_SEED` sets the seed, to repeat a run that failed.
 #[derive(Debug)]
 pub struct Chance {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use headwater_tests::chance::Chance;
+use headwater_tests::chance::{Chance, rounds};
 use headwater_tests::copy::whole;
 use headwater_tests::gateway::Gateway;
 use headwater_tests::payload::Mark;
@@ -76,7 +76,7 @@ async fn a_damaged_file_costs_what_it_held_and_no_more_in_many_rounds() {
     device.publish(broker.mqtt(), 1, MESSAGES).await;
     broker.kill();
 
-    for _ in 0..30 {
+    for _ in 0..rounds(30) {
         let gateway = make();
         copy(&sound.data_dir(), &gateway.data_dir());
         // The two files that say what the directory is are not data: a damaged one is refused, as another test shows.

@@ -4,19 +4,12 @@
 
 use std::time::Duration;
 
-use headwater_tests::chance::Chance;
+use headwater_tests::chance::{Chance, rounds};
 use headwater_tests::copy::{Acknowledged, assert_exact, assert_holds, dump, log_from, log_of, settle};
 use headwater_tests::gateway::{Gateway, Logged};
 use headwater_tests::hub::Hub;
 use headwater_tests::publisher::{Published, Publisher, record};
 use headwater_tests::wait::until;
-
-fn rounds(usual: u64) -> u64 {
-    match std::env::var("HEADWATER_KILL_ROUNDS") {
-        Ok(text) => text.parse().unwrap_or_else(|e| panic!("HEADWATER_KILL_ROUNDS is not a number: {e}")),
-        Err(_) => usual,
-    }
-}
 
 /// Devices whose next message is remembered from one run of the broker to the next.
 struct Devices {
