@@ -169,6 +169,26 @@ impl Gateway {
         Broker { process, mqtt: self.mqtt(), http: self.http() }
     }
 
+    /// As [`Gateway::start`], the data directory on a filesystem of its own with room for so many MiB: a tmpfs that only the
+    /// process sees. For others its root is [`Broker::own_filesystem`].
+    ///
+    /// # Panics
+    /// As [`Gateway::start`]; also where user namespaces are switched off.
+    pub async fn start_on_own_filesystem(&self, mebibytes: u32) -> Broker {
+        let config = self.write_config();
+        let data = self.data_dir();
+        std::fs::create_dir_all(&data).unwrap_or_else(|e| panic!("cannot make {}: {e}", data.display()));
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+        command.arg("mount -t tmpfs -o size=$1m none \"$2\" && exec \"$3\" run --config \"$4\"");
+        command.arg("sh").arg(mebibytes.to_string()).arg(data).arg(binary()).arg(config);
+        command.current_dir(self.dir());
+        let process = Process::start(format!("headwater {}", self.id), &mut command, self.dir().join("log"));
+        let mut broker = Broker { process, mqtt: self.mqtt(), http: self.http() };
+        broker.ready().await;
+        broker
+    }
+
     /// Runs the binary with `arguments` and this gateway's configuration file (`--config` is added), to its end.
     pub fn command(&self, arguments: &[&str]) -> Finished {
         let config = self.write_config();
@@ -288,6 +308,13 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// The data directory as others see it that was started with [`Gateway::start_on_own_filesystem`].
+    #[must_use]
+    pub fn own_filesystem(&self, gateway: &Gateway) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.process.pid()));
+        root.join(gateway.data_dir().strip_prefix("/").expect("temporary directories have absolute paths"))
+    }
+
     /// Where devices connect.
     #[must_use]
     pub fn mqtt(&self) -> SocketAddr {

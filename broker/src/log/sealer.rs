@@ -117,7 +117,7 @@ impl Sealer {
                     // Somebody else filled the filesystem between the check and the write: give it the reserve, and more of the past.
                     attempts += 1;
                     self.shared.store.remove_leftovers()?;
-                    let _absent = fs::remove_file(self.shared.dir.join("reserve"));
+                    self.release_reserve();
                     if !self.drop_oldest()? || attempts > 64 {
                         return Ok(false);
                     }
@@ -333,7 +333,11 @@ impl Sealer {
         let bytes = core.sizes.reserve_bytes;
         drop(core);
         if !reserve.exists() && fits(used, bytes + manifest_bound(facts.len() as u64 + 1), budget) {
-            disk::fill(&reserve, bytes)?;
+            match disk::fill(&reserve, bytes).map_err(StoreError::from) {
+                // Somebody else took the room meanwhile: a reserve that is not whole is none.
+                Err(StoreError::Full) => self.release_reserve(),
+                filled => filled?,
+            }
         }
         Ok(())
     }
@@ -407,8 +411,17 @@ impl Sealer {
     /// False if its table records must be carried and there is no room for that.
     fn drop_epoch(&self, victim: EpochFacts, budget: u64) -> Result<bool, StoreError> {
         // IMPORTANT: live table records are in a newer epoch, and that is on disk, before the old one goes.
-        if victim.tables && !self.carry(victim.number, budget)? {
-            return Ok(false);
+        if victim.tables {
+            match self.carry(victim.number, budget) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(StoreError::Full) => {
+                    self.shared.store.remove_leftovers()?;
+                    self.release_reserve();
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
         }
         {
             // IMPORTANT: first out of the state, so that nobody looks for it any more, then off the disk.
@@ -416,8 +429,33 @@ impl Sealer {
             core.forget_epoch(victim.number);
             core.counters.epochs_dropped += 1;
         }
-        self.shared.store.drop_epoch(victim.number)?;
+        // A drop needs a few blocks for its manifest. A filesystem that others filled may not have them: the reserve has.
+        let mut told = false;
+        while let Err(error) = self.shared.store.drop_epoch(victim.number) {
+            match error {
+                StoreError::Full if self.shared.dir.join("reserve").exists() => self.release_reserve(),
+                StoreError::Full => {
+                    if !std::mem::replace(&mut told, true) {
+                        error!(
+                            "the filesystem is full to the last block; nothing further is accepted until there is room"
+                        );
+                    }
+                    let mut core = self.shared.lock();
+                    core.disk_full = true;
+                    if core.writer_ended || core.failed {
+                        return Ok(false);
+                    }
+                    drop(self.shared.sealer_wake.wait_timeout(core, RETRY));
+                }
+                error => return Err(error),
+            }
+        }
         Ok(true)
+    }
+
+    /// Gives the blocks of the reserve file to whatever needs them more.
+    fn release_reserve(&self) {
+        let _absent = fs::remove_file(self.shared.dir.join("reserve"));
     }
 
     /// Writes the live table records of an epoch into a new one of their own.
