@@ -63,10 +63,12 @@ impl From<io::Error> for StoreError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
-            // A table cut short or missing: what is gone is gone, the rest can be read.
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound | io::ErrorKind::InvalidData => {
-                StoreError::Damaged(error.to_string())
-            }
+            // A table cut short or missing: what is gone is gone, the rest can be read. lsm-tree looks for the trailer of a
+            // file that is too short for it before the file's beginning, which the kernel calls an invalid argument.
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::NotFound
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::InvalidInput => StoreError::Damaged(error.to_string()),
             _ => StoreError::Io(error.to_string()),
         }
     }

@@ -213,6 +213,28 @@ fn a_store_that_does_not_open_is_moved_aside_and_the_log_goes_on() {
 }
 
 #[test]
+fn a_file_of_the_store_cut_short_is_survived() {
+    fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+        let paths = fs::read_dir(dir).expect("there").map(|entry| entry.expect("entry").path());
+        paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    }
+    let whole = filled();
+    let store = whole.path().join("store");
+    for file in files(&store) {
+        let length = fs::metadata(&file).expect("there").len();
+        for keep in [8, length / 2] {
+            let dir = filled();
+            let cut = dir.path().join("store").join(file.strip_prefix(&store).expect("below it"));
+            // Names of files differ from one filled store to the next only if it was filled otherwise.
+            fs::OpenOptions::new().write(true).open(&cut).expect("there").set_len(keep.min(length)).expect("cut");
+            let (log, _) = open(dir.path());
+            let a = log.stream("a").expect("its name was in the staging file");
+            assert_eq!(log.state(a).last, Seq(60), "{} cut to {keep}", cut.display());
+        }
+    }
+}
+
+#[test]
 fn quarantine_goes_when_its_room_is_needed() {
     let dir = tempfile::tempdir().expect("temporary directory");
     fs::create_dir(dir.path().join("damaged-1")).expect("made");
