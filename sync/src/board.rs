@@ -1,5 +1,6 @@
 //! Where an uplink's task writes down what it is doing, for those who ask.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use crate::uplink::Leg;
 pub(crate) struct Board {
     link: Mutex<UplinkStatus>,
     mirrors: Vec<(Arc<dyn Source>, Mutex<Shown>)>,
+    /// Somebody looks for the oldest unsent messages.
+    looking: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +42,7 @@ impl Board {
             };
             (Arc::clone(&leg.source), Mutex::new(Shown { status, oldest: None }))
         });
-        Self { link: Mutex::new(link), mirrors: mirrors.collect() }
+        Self { link: Mutex::new(link), mirrors: mirrors.collect(), looking: AtomicBool::new(false) }
     }
 
     pub(crate) fn link(&self, change: impl FnOnce(&mut UplinkStatus)) {
@@ -48,6 +51,27 @@ impl Board {
 
     pub(crate) fn mirror(&self, index: usize, change: impl FnOnce(&mut Shown)) {
         change(&mut self.mirrors[index].1.lock().expect("no holder of this lock panics"));
+    }
+
+    /// Looks up when the oldest unsent messages were stored, where that is not known yet. May block on the disk; then
+    /// further calls return at once, so that no queue of them forms.
+    pub(crate) fn look(&self) {
+        if self.looking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        for (source, shown) in &self.mirrors {
+            let next = {
+                let shown = shown.lock().expect("no holder of this lock panics");
+                let next = Seq(shown.status.confirmed_seq + 1);
+                if shown.oldest.is_some_and(|(seq, _)| seq == next) || source.held().last < next {
+                    continue;
+                }
+                next
+            };
+            let oldest = source.time_of(next).map(|time| (next, time));
+            shown.lock().expect("no holder of this lock panics").oldest = oldest;
+        }
+        self.looking.store(false, Ordering::Release);
     }
 
     pub(crate) fn status(&self) -> UplinkStatus {

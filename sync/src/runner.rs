@@ -6,13 +6,13 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::select_all;
-use headwater_broker::clock::{Clock, Monotonic, SystemClock, WallTime};
+use headwater_broker::clock::{Clock, Monotonic, SystemClock};
 use headwater_broker::config::Uplink;
-use headwater_broker::log::{DurableMark, Seq};
+use headwater_broker::log::DurableMark;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
@@ -27,8 +27,8 @@ use crate::source::Remembered;
 use crate::status::TroubleCount;
 use crate::uplink::Leg;
 
-/// How often a busy log is asked again, and figures that nobody announces are looked at.
-const HOUSEKEEPING: Duration = Duration::from_millis(500);
+/// How often a busy log is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// What a batch underway may still take at shutdown. Nothing is lost if it takes longer.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -49,7 +49,6 @@ pub(crate) struct Runner {
     asked: JoinSet<(usize, Input)>,
     /// Reads of the log, which cannot be abandoned: at most one given up and one current per mirror.
     reads: JoinSet<(usize, Input)>,
-    ages: JoinSet<(usize, Option<(Seq, WallTime)>)>,
     /// Since when a request was not answered in time, until the link was judged for it.
     suspected: Option<Monotonic>,
 }
@@ -102,7 +101,6 @@ impl Runner {
             mirrors: Vec::new(),
             asked: JoinSet::new(),
             reads: JoinSet::new(),
-            ages: JoinSet::new(),
             suspected: None,
         }
     }
@@ -246,23 +244,16 @@ impl Runner {
         let jitter = self.now().jitter;
         let pause = self.backoff.pause(jitter);
         self.board.link(|link| link.state = "waiting");
-        let mut ages = tokio::time::interval(HOUSEKEEPING);
-        let pause = tokio::time::sleep(pause);
-        tokio::pin!(pause);
-        loop {
-            tokio::select! {
-                () = &mut pause => return true,
-                () = &mut *stop => return false,
-                _ = ages.tick() => self.look_for_oldest(),
-                Some(Ok((index, oldest))) = self.ages.join_next() => self.board.mirror(index, |shown| shown.oldest = oldest),
-            }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => true,
+            () = &mut *stop => false,
         }
     }
 
     /// Carries inputs and outputs while the link lives.
     async fn serve(&mut self, connection: &Connection, stop: &mut (impl Future<Output = ()> + Unpin)) -> End {
         let mut heard = (connection.heard_bytes(), SystemClock.monotonic());
-        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut ask_again: Option<Instant> = None;
         let lost = connection.lost();
         tokio::pin!(lost);
         for index in 0..self.mirrors.len() {
@@ -274,6 +265,8 @@ impl Runner {
         loop {
             let deadline = self.mirrors.iter().filter_map(|m| m.forwarder.deadline()).min();
             let until_deadline = deadline.map(|at| at.since(SystemClock.monotonic()));
+            let log_was_busy = self.mirrors.iter().any(|mirror| !mirror.outputs.is_empty());
+            ask_again = log_was_busy.then(|| ask_again.unwrap_or_else(|| Instant::now() + ASK_AGAIN));
             let event = {
                 let durable = self.mirrors.iter_mut().map(|m| Box::pin(m.durable.changed()));
                 let durable = async {
@@ -288,13 +281,9 @@ impl Runner {
                     trouble = &mut lost => return End::Link(trouble),
                     Some(done) = self.asked.join_next() => Event::Done(done.ok()),
                     Some(done) = self.reads.join_next() => Event::Done(done.ok()),
-                    Some(Ok((index, oldest))) = self.ages.join_next() => {
-                        self.board.mirror(index, |shown| shown.oldest = oldest);
-                        continue;
-                    }
                     index = durable => Event::Durable(index),
                     () = wait(until_deadline) => Event::Deadline,
-                    _ = housekeeping.tick() => Event::Housekeeping,
+                    () = wait(ask_again.map(|at| at.saturating_duration_since(Instant::now()))) => Event::AskAgain,
                 }
             };
             let bytes = connection.heard_bytes();
@@ -315,8 +304,8 @@ impl Runner {
                     self.input(index, Input::Held(held), Some(connection));
                 }
                 Event::Deadline => (0..self.mirrors.len()).for_each(|i| self.input(i, Input::Tick, Some(connection))),
-                Event::Housekeeping => {
-                    self.look_for_oldest();
+                Event::AskAgain => {
+                    ask_again = None;
                     (0..self.mirrors.len()).for_each(|i| self.carry_out(i, Some(connection)));
                 }
             }
@@ -392,7 +381,7 @@ impl Runner {
                 Output::Remember { created } => match self.legs[index].source.remember(&created) {
                     Remembered::Yes => {}
                     Remembered::Busy => {
-                        // IMPORTANT: nothing may overtake it; housekeeping tries again.
+                        // IMPORTANT: nothing may overtake it; the loop asks again.
                         self.mirrors[index].outputs.push_front(Output::Remember { created });
                         break;
                     }
@@ -507,30 +496,13 @@ impl Runner {
             }
         }
     }
-
-    /// Looks up when the oldest unsent messages were stored, where that is not known yet.
-    fn look_for_oldest(&mut self) {
-        if !self.ages.is_empty() {
-            return;
-        }
-        for (index, leg) in self.legs.iter().enumerate() {
-            let next = self.mirrors.get(index).map_or(leg.source.floor(), |m| m.forwarder.confirmed()).next();
-            let mut known = false;
-            self.board.mirror(index, |shown| known = shown.oldest.is_some_and(|(seq, _)| seq == next));
-            if known || leg.source.held().last < next {
-                continue;
-            }
-            let source = Arc::clone(&leg.source);
-            self.ages.spawn_blocking(move || (index, source.time_of(next).map(|time| (next, time))));
-        }
-    }
 }
 
 enum Event {
     Done(Option<(usize, Input)>),
     Durable(usize),
     Deadline,
-    Housekeeping,
+    AskAgain,
 }
 
 async fn wait(duration: Option<Duration>) {

@@ -89,6 +89,18 @@ impl Uplinks {
         Uplinks { stop: watch::Sender::new(false), running: Vec::new() }
     }
 
+    /// Looks up in the log what [`Uplinks::status`] shows of the oldest unsent messages. Nobody does so unasked: an idle
+    /// gateway does not wake for figures.
+    pub fn look(&self) -> impl Future<Output = ()> + Send + use<> {
+        let boards: Vec<_> = self.running.iter().map(|running| Arc::clone(&running.board)).collect();
+        async move {
+            let looked = tokio::task::spawn_blocking(move || boards.iter().for_each(|board| board.look()));
+            if let Err(e) = looked.await {
+                error!(error = %e, "looking for the oldest unsent messages failed");
+            }
+        }
+    }
+
     /// What they are doing; cheap, never waits for the disk or the network.
     #[must_use]
     pub fn status(&self) -> Vec<UplinkStatus> {

@@ -188,6 +188,7 @@ async fn the_backlog_and_its_age_are_shown_while_there_is_no_link() {
     let config = uplink_to(&[format!("nats://127.0.0.1:{free}")]);
     let uplinks = Uplinks::start(&[config], GATEWAY, &log, &stop).expect("a valid configuration");
     let mirror = until("the age is known", async || {
+        uplinks.look().await;
         let mirror = uplinks.status().remove(0).mirrors.remove(0);
         (mirror.oldest_unsent_age.is_some() && mirror.backlog_msgs == 50).then_some(mirror)
     })

@@ -198,6 +198,8 @@ pub(super) struct Core {
     pub(super) last_sealed_group: u64,
     pub(super) next_generation: u64,
     pub(super) group: Group,
+    /// When the first append came of the group that is being written and synced.
+    committing: Option<Instant>,
     pub(super) ticket: u64,
     pub(super) durable: u64,
     table_pending_bytes: u64,
@@ -232,6 +234,7 @@ impl Core {
             last_sealed_group: 0,
             next_generation: 1,
             group: Group::default(),
+            committing: None,
             ticket: 0,
             durable: 0,
             table_pending_bytes: 0,
@@ -411,6 +414,7 @@ impl Core {
     /// Takes the group being collected, the log's own pending records added; `spare` takes its place.
     pub(super) fn take_group(&mut self, spare: Group, now: Monotonic) -> Group {
         let mut group = std::mem::replace(&mut self.group, spare);
+        self.committing = group.opened;
         if group.is_empty() {
             group.base_at = now.0;
         }
@@ -455,8 +459,14 @@ impl Core {
             || self.cursors.iter().flatten().any(|c| c.dirty)
     }
 
+    /// When the oldest append came that is not on disk yet.
+    pub(super) fn oldest_pending(&self) -> Option<Instant> {
+        self.committing.or(self.group.opened)
+    }
+
     /// The group is on disk, in the frame of this number: readers may see it.
     pub(super) fn publish(&mut self, group: &Group, number: u64) {
+        self.committing = None;
         for span in group.spans.iter().filter(|s| s.msgs > 0) {
             let stream = &mut self.streams[span.stream as usize];
             stream.durable_next = span.last + 1;

@@ -203,3 +203,18 @@ fn many_epochs_stay_within_the_budget_and_the_newest_messages_stay() {
     assert_eq!((log.state(a), log.state(b)), before);
     check(&log);
 }
+
+#[test]
+fn an_append_that_waits_for_its_commit_is_seen_to_wait() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let patient = LogConfig { max_delay: Duration::from_secs(3600), ..config(dir.path(), vec![stream("s")]) };
+    let (log, _) = Log::open(patient).expect("a new log");
+    assert_eq!(log.stats().oldest_unsynced, Duration::ZERO);
+    let id = log.stream("s").expect("configured");
+    log.append(&[message(id, "a", b"x")]).expect("room");
+    let waited = log.stats().oldest_unsynced;
+    assert!(waited > Duration::ZERO);
+    assert!(log.stats().oldest_unsynced > waited, "it goes on waiting");
+    log.close();
+    assert_eq!(log.stats().oldest_unsynced, Duration::ZERO, "closing commits it");
+}

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::base64;
 use crate::gateway::Gateway;
+use crate::health::alive;
 use crate::http::{Answer, Handler, Request};
 use crate::metrics;
 use crate::status::{Gap, Message, Page};
@@ -33,17 +34,26 @@ impl Handler for Api {
         let gateway = &self.0;
         match request.path.as_str() {
             "/" => text(200, INDEX),
-            "/healthz" => health(&gateway.health.alive()),
-            "/readyz" => health(&gateway.health.ready()),
-            "/metrics" => Answer {
-                code: 200,
-                content_type: metrics::CONTENT_TYPE,
-                body: metrics::render(&gateway.status()).into_bytes(),
-            },
-            "/api/v1/status" => json(&gateway.status()),
+            "/healthz" => health(&alive(&gateway.log.stats())),
+            "/readyz" => health(&gateway.health.ready(&gateway.log.stats())),
+            "/metrics" => {
+                gateway.look().await;
+                Answer {
+                    code: 200,
+                    content_type: metrics::CONTENT_TYPE,
+                    body: metrics::render(&gateway.status()).into_bytes(),
+                }
+            }
+            "/api/v1/status" => {
+                gateway.look().await;
+                json(&gateway.status())
+            }
             "/api/v1/clients" => json(&gateway.client_list()),
             "/api/v1/streams" => json(&gateway.streams()),
-            "/api/v1/uplinks" => json(&gateway.uplinks()),
+            "/api/v1/uplinks" => {
+                gateway.look().await;
+                json(&gateway.uplinks())
+            }
             path => match path.strip_prefix("/api/v1/streams/") {
                 Some(rest) => self.stream(rest, &request).await,
                 None => text(404, "there is no such page; / lists them\n"),

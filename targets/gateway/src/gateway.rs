@@ -14,6 +14,9 @@ use crate::status::{Client, Clients, Counter, Disk, Durability, Label, Mirror, S
 /// Most clients that are listed.
 pub(crate) const MAX_CLIENTS_LISTED: usize = 1_000;
 
+/// A page does not wait longer for figures that must be read from the log.
+const LOOK_LIMIT: Duration = Duration::from_millis(300);
+
 /// What the HTTP pages look at.
 #[derive(Debug)]
 pub(crate) struct Gateway {
@@ -29,6 +32,15 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
+    /// Looks up what [`Gateway::status`] cannot know without the disk; a disk that hangs is not waited for.
+    pub(crate) async fn look(&self) {
+        let look = self.uplinks.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Uplinks::look);
+        if let Some(look) = look {
+            // What comes too late is shown the next time.
+            let _late = tokio::time::timeout(LOOK_LIMIT, look).await;
+        }
+    }
+
     /// Everything, now. Cheap: never waits for the disk or the network.
     pub(crate) fn status(&self) -> Status {
         let log = self.log.stats();
@@ -82,7 +94,7 @@ impl Gateway {
             interval_ms,
             max_delay_ms: milliseconds(self.config.durability.max_delay),
             failed: log.failed,
-            oldest_unsynced_ms: milliseconds(self.health.oldest_unsynced()),
+            oldest_unsynced_ms: milliseconds(log.oldest_unsynced),
         }
     }
 

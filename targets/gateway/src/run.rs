@@ -24,7 +24,7 @@ use crate::api::Api;
 use crate::cli::{LogFormat, RunArgs};
 use crate::failure::Failure;
 use crate::gateway::Gateway;
-use crate::health::{Health, Watch};
+use crate::health::Health;
 use crate::out::say;
 use crate::{check, disk, http, logging, settings, summary};
 
@@ -34,8 +34,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 const BROKER_STOP_LIMIT: Duration = Duration::from_secs(5);
 /// The same after the log has failed: nothing that a connection waits for will come any more.
 const BROKER_CUT_LIMIT: Duration = Duration::from_millis(500);
-/// How often the log is looked at for appends that wait for their sync.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// More workers than this only cost memory: the work is one sync after the other.
 const MAX_WORKERS: usize = 4;
 /// Our deepest futures need a small part of it, also unoptimised.
@@ -230,8 +228,6 @@ enum End {
 
 async fn watch_over(gateway: &Gateway, signals: &mut Signals, reload: impl Fn()) -> End {
     let mut mark = gateway.log.durable();
-    let mut watch = Watch::default();
-    let mut tick = tokio::time::interval(WATCH_EVERY);
     loop {
         // All branches are safe to cancel: they only wait.
         tokio::select! {
@@ -241,15 +237,8 @@ async fn watch_over(gateway: &Gateway, signals: &mut Signals, reload: impl Fn())
             },
             failed = mark.wait_for(|mark| mark.failed) => {
                 drop(failed);
-                gateway.health.observe(true, Duration::ZERO);
                 error!("a sync of the log failed: nothing is acknowledged any more, stopping");
                 return End::LogFailed;
-            }
-            _ = tick.tick() => {
-                let appended = gateway.log.stats().last_ticket;
-                let mark = *gateway.log.durable().borrow();
-                let waiting = watch.look(SystemClock.monotonic(), appended, mark.ticket);
-                gateway.health.observe(mark.failed, waiting);
             }
         }
     }
