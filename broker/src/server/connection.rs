@@ -114,7 +114,7 @@ impl Connection {
     }
 
     /// Serves the client until the connection ends, and gives the session back.
-    pub(super) async fn run(mut self, mut shutdown: Shutdown) {
+    pub(super) async fn run(mut self: Box<Self>, mut shutdown: Shutdown) {
         loop {
             let more = self.work();
             if self.wire.flush(&self.hub.counters).is_err() {
@@ -129,7 +129,8 @@ impl Connection {
             }
             self.wait(more, &mut shutdown).await;
         }
-        self.end(&mut shutdown).await;
+        // Boxed, as an idle connection has no use for the room that its end takes.
+        Box::pin(self.end(&mut shutdown)).await;
     }
 
     /// Does everything that can be done without waiting. `true`: call again soon, there is more.
@@ -460,7 +461,7 @@ impl Connection {
     }
 
     /// Gives the session back, after what the client sent before it left was routed.
-    async fn end(mut self, shutdown: &mut Shutdown) {
+    async fn end(mut self: Box<Self>, shutdown: &mut Shutdown) {
         if let Some(close) = self.closing {
             match (close.by, close.reason) {
                 (ClosedBy::Us, ReasonCode::KeepAliveTimeout) => {
@@ -489,7 +490,7 @@ impl Connection {
         let reading = self.feed.positions().cloned();
         let replays = std::mem::take(&mut self.feed.replays);
         self.feed.end(&self.hub.counters);
-        let Connection { hub, session, key, link, wire, .. } = self;
+        let Connection { hub, session, key, link, wire, .. } = *self;
         // The socket first: whoever takes the session over need not fear that this one still writes.
         drop(wire);
         let state = session.into_state();

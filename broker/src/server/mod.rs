@@ -335,23 +335,38 @@ impl Drop for Counted<'_> {
 }
 
 async fn serve(hub: &Arc<Hub>, socket: TcpStream, peer: SocketAddr, connect_timeout: Duration, mut shutdown: Shutdown) {
+    // What is needed once is boxed and gone before the client is idle: the task of a connection is as large as its largest moment.
+    let Some(connection) = Box::pin(open(hub, socket, peer, connect_timeout, &mut shutdown)).await else { return };
+    connection.run(shutdown).await;
+}
+
+/// From an accepted socket to a connection that can be run. `None`: there will be none, and that is counted.
+async fn open(
+    hub: &Arc<Hub>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    connect_timeout: Duration,
+    shutdown: &mut Shutdown,
+) -> Option<Box<Connection>> {
     // Acknowledgements are small, and waiting for company would only delay them. A socket that refuses is broken and shows it soon.
     let _ = socket.set_nodelay(true);
     let mut wire = Wire::new(socket);
     let begin = begin(hub, &mut wire, peer);
     let begun = tokio::select! {
         begun = tokio::time::timeout(connect_timeout, begin) => begun.unwrap_or(Err(Refused::NoConnect)),
-        () = shutdown.requested() => return,
+        () = shutdown.requested() => return None,
     };
     match begun {
         Ok((link, agreed, mut attached)) => {
             if let Some(will) = attached.will.take() {
                 hub.publish_will(&will).await;
             }
-            let connection = Connection::new(Arc::clone(hub), wire, link, agreed, attached);
-            connection.run(shutdown).await;
+            Some(Box::new(Connection::new(Arc::clone(hub), wire, link, agreed, attached)))
         }
-        Err(refused) => hub.counters.refuse(refused),
+        Err(refused) => {
+            hub.counters.refuse(refused);
+            None
+        }
     }
 }
 
