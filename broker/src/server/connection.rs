@@ -34,6 +34,9 @@ const FULL_RETRY: Duration = Duration::from_millis(250);
 const SAVE_AFTER: Duration = Duration::from_secs(1);
 const SAVE_AFTER_ACKS: u64 = 1000;
 
+/// A connection that was heard no more for so long gives back the memory that only a busy one needs.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
 /// How long the last bytes may take to leave when we end a connection.
 const LAST_BYTES: Duration = Duration::from_secs(2);
 
@@ -76,6 +79,8 @@ pub(super) struct Connection {
     /// The socket is dead.
     broken: bool,
     save_at: Option<Monotonic>,
+    /// When to look whether the client has become idle.
+    rest_at: Option<Monotonic>,
     answers: Vec<Answer>,
     timer: std::pin::Pin<Box<Sleep>>,
     timer_at: Option<Monotonic>,
@@ -115,6 +120,7 @@ impl Connection {
             stopping: false,
             broken: false,
             save_at: None,
+            rest_at: None,
             answers: Vec::new(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             timer_at: None,
@@ -193,7 +199,23 @@ impl Connection {
         self.transmit();
         let more = self.closing.is_none() && !self.broken && self.deliver(now);
         self.save_progress(now);
+        self.rest(now);
         more
+    }
+
+    fn rest(&mut self, now: Monotonic) {
+        let holds_room = self.session.holds_room() || self.batch.capacity() + self.answers.capacity() > 0;
+        self.rest_at = match self.rest_at {
+            None => holds_room.then(|| now + REST_AFTER),
+            Some(at) if now < at => Some(at),
+            Some(_) if now.since(self.session.last_heard()) < REST_AFTER => Some(now + REST_AFTER),
+            Some(_) => {
+                self.session.rest();
+                self.batch.shrink_to_fit();
+                self.answers = Vec::new();
+                None
+            }
+        };
     }
 
     /// We keep the client from being heard.
@@ -471,7 +493,8 @@ impl Connection {
             Some(Blocked::Full(at)) => Some(at),
             Some(Blocked::Room) | None => None,
         };
-        let Some(at) = [self.session.next_timeout(), full, self.save_at].into_iter().flatten().min() else {
+        let Some(at) = [self.session.next_timeout(), full, self.save_at, self.rest_at].into_iter().flatten().min()
+        else {
             self.timer_at = None;
             return;
         };
