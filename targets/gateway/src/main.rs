@@ -17,6 +17,7 @@ mod init;
 mod logging;
 mod metrics;
 mod out;
+mod passwd;
 mod query;
 mod run;
 mod settings;
@@ -44,6 +45,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Init { file, force }) => init::init(&file, force),
+        Some(Command::Passwd(args)) => passwd::passwd(&args),
         Some(Command::Status(args)) => query::status(&args),
         Some(Command::Stream(command)) => query::stream(&command),
         Some(Command::Uplink(command)) => query::uplink(&command),
