@@ -162,9 +162,15 @@ impl Gateway {
     /// Starts the binary and does not wait.
     #[must_use]
     pub fn launch(&self) -> Broker {
+        self.launch_in(&[])
+    }
+
+    /// Starts the binary with these environment variables and does not wait.
+    #[must_use]
+    pub fn launch_in(&self, environment: &[(&str, &str)]) -> Broker {
         let config = self.write_config();
         let mut command = Command::new(binary());
-        command.current_dir(self.dir()).arg("run").arg("--config").arg(config);
+        command.current_dir(self.dir()).arg("run").arg("--config").arg(config).envs(environment.iter().copied());
         let process = Process::start(format!("headwater {}", self.id), &mut command, self.dir().join("log"));
         Broker { process, mqtt: self.mqtt(), http: self.http() }
     }

@@ -16,7 +16,9 @@ mod http;
 mod init;
 mod logging;
 mod metrics;
+mod notify;
 mod out;
+mod own;
 mod query;
 mod run;
 mod settings;
@@ -47,6 +49,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Some(Command::Status(args)) => query::status(&args),
         Some(Command::Stream(command)) => query::stream(&command),
         Some(Command::Uplink(command)) => query::uplink(&command),
+        Some(Command::Own { json }) => own::own(json),
     }
 }
 
