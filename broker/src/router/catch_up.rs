@@ -153,7 +153,7 @@ impl Router {
     pub fn concerns(&self, key: SessionKey, stream: StreamIndex) -> bool {
         let Some(slot) = self.slot(key) else { return false };
         let topics = &self.streams[stream].topics;
-        topics.is_empty() || slot.subscriptions.keys().any(|f| topics.iter().any(|t| t.overlaps(f)))
+        topics.is_empty() || slot.subscriptions.filters().any(|f| topics.iter().any(|t| t.overlaps(f)))
     }
 
     /// A page that skips the stream up to its tail, for a stream that does not [`concern`](Router::concerns) the session.

@@ -18,6 +18,7 @@ mod retained;
 mod sessions;
 mod streams;
 mod subscribe;
+mod subscriptions;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! Who is there, and what outlives a connection.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use super::record::{
 };
 use super::retained::Replay;
 use super::streams::{Positions, Streams};
+use super::subscriptions::Subscriptions;
 use super::tables::{self, PROGRESS, RECEIVED, SESSIONS};
 use super::{Router, SessionKey, Store, record};
 use crate::clock::Monotonic;
@@ -17,14 +18,13 @@ use crate::log::{AppendError, Appended, Entry, Stamp, Ticket};
 use crate::mqtt::packet::{PacketId, SubscriptionOptions, Will};
 use crate::mqtt::properties::encode_stored;
 use crate::mqtt::session::{InFlight, Negotiated, SessionExpiry, SessionState};
-use crate::mqtt::topic::TopicFilter;
 
 /// One session, connected or not.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) client_id: Arc<str>,
     pub(super) expiry: SessionExpiry,
-    pub(super) subscriptions: BTreeMap<TopicFilter, Subscription>,
+    pub(super) subscriptions: Subscriptions,
     pub(super) link: Link,
     /// There may be records of it on disk.
     pub(super) stored: bool,
@@ -176,7 +176,7 @@ impl Router {
         let slot = Slot {
             client_id: Arc::clone(&client_id),
             expiry: agreed.expiry,
-            subscriptions: BTreeMap::new(),
+            subscriptions: Subscriptions::default(),
             link: Link::Online(Online { outbox: Outbox::new(Mode::Live) }),
             stored: false,
         };
@@ -292,7 +292,7 @@ impl Router {
         self.free.push(key.0);
         self.by_client.remove(&slot.client_id);
         self.subscriptions -= slot.subscriptions.len();
-        for filter in slot.subscriptions.keys() {
+        for filter in slot.subscriptions.filters() {
             self.trie.remove(filter, key);
         }
         let client_id = slot.client_id.as_bytes();

@@ -100,6 +100,14 @@ impl Hub {
         result
     }
 
+    /// Wakes every connection that has a session.
+    pub(super) fn wake_all(&self) {
+        let links: Vec<Arc<Link>> = self.lock().links.iter().flatten().cloned().collect();
+        for link in links {
+            link.wake.notify_one();
+        }
+    }
+
     /// Gives a session to a connection; the one that has it is told to leave and waited for [MQTT-3.1.4-3].
     pub(super) async fn attach(&self, agreed: &Negotiated, link: &Arc<Link>) -> Result<Attached, AttachError> {
         loop {

@@ -38,7 +38,6 @@ use crate::router::{
 };
 use connection::Connection;
 use hub::{Hub, Link};
-use stats::Counters;
 use wire::Wire;
 
 /// Longest sleep of a timer that follows the boot clock while the runtime's clock stands still in a suspended machine.
@@ -100,6 +99,11 @@ enum Phase {
 struct Shutdown(watch::Receiver<Phase>);
 
 impl Shutdown {
+    /// How far it has come. Connections with a session look at it whenever they wake, and [`Hub::wake_all`] wakes them.
+    fn phase(&self) -> Phase {
+        *self.0.borrow()
+    }
+
     async fn reached(&mut self, phase: Phase) {
         // A broker that was dropped without a shutdown counts as one.
         let _ = self.0.wait_for(|now| *now >= phase).await;
@@ -209,17 +213,23 @@ impl Broker {
     /// Stops accepting, tells v5 clients (0x8B), finishes appends and acknowledgements of what was taken, saves the sessions,
     /// and ends every task; after `deadline` without further patience. The log stays open.
     pub async fn shutdown(mut self, deadline: Duration) {
-        self.phase.send_replace(Phase::Stopping);
+        self.enter(Phase::Stopping);
         let in_order = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(deadline, in_order).await.is_ok() {
             return;
         }
         tracing::warn!("connections did not end in time and are cut off");
-        self.phase.send_replace(Phase::Expired);
+        self.enter(Phase::Expired);
         // Everything that still waits now looks at the phase; a second is long for that.
         let at_once = async { while self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_secs(1), at_once).await;
         self.tasks.shutdown().await;
+    }
+
+    fn enter(&self, phase: Phase) {
+        // IMPORTANT: in this order. Who attaches in between has not looked at the phase yet.
+        self.phase.send_replace(phase);
+        self.hub.wake_all();
     }
 }
 
@@ -306,10 +316,13 @@ async fn accept(
             continue;
         };
         hub.counters.accepted.fetch_add(1, Relaxed);
-        let (hub, shutdown) = (Arc::clone(&hub), shutdown.clone());
+        let counted = Counted::new(Arc::clone(&hub));
+        // What is needed once is boxed and gone before the client is idle: a task is as large as its largest moment.
+        let opening = Box::pin(open(Arc::clone(&hub), socket, peer, connect_timeout, shutdown.clone()));
         connections.spawn(async move {
-            let counted = Counted::new(&hub.counters);
-            serve(&hub, socket, peer, connect_timeout, shutdown).await;
+            if let Some(connection) = opening.await {
+                connection.run().await;
+            }
             drop(counted);
             drop(permit);
         });
@@ -319,39 +332,48 @@ async fn accept(
 }
 
 /// Counts a connection while it exists, however its task ends.
-struct Counted<'a>(&'a Counters);
+struct Counted(Arc<Hub>);
 
-impl<'a> Counted<'a> {
-    fn new(counters: &'a Counters) -> Self {
-        counters.connections.fetch_add(1, Relaxed);
-        Self(counters)
+impl Counted {
+    fn new(hub: Arc<Hub>) -> Self {
+        hub.counters.connections.fetch_add(1, Relaxed);
+        Self(hub)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
+        self.0.counters.connections.fetch_sub(1, Relaxed);
     }
 }
 
-async fn serve(hub: &Arc<Hub>, socket: TcpStream, peer: SocketAddr, connect_timeout: Duration, mut shutdown: Shutdown) {
+/// From an accepted socket to a connection that can be run. `None`: there will be none, and that is counted.
+async fn open(
+    hub: Arc<Hub>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    connect_timeout: Duration,
+    mut shutdown: Shutdown,
+) -> Option<Box<Connection>> {
     // Acknowledgements are small, and waiting for company would only delay them. A socket that refuses is broken and shows it soon.
     let _ = socket.set_nodelay(true);
     let mut wire = Wire::new(socket);
-    let begin = begin(hub, &mut wire, peer);
+    let begin = begin(&hub, &mut wire, peer);
     let begun = tokio::select! {
         begun = tokio::time::timeout(connect_timeout, begin) => begun.unwrap_or(Err(Refused::NoConnect)),
-        () = shutdown.requested() => return,
+        () = shutdown.requested() => return None,
     };
     match begun {
         Ok((link, agreed, mut attached)) => {
             if let Some(will) = attached.will.take() {
                 hub.publish_will(&will).await;
             }
-            let connection = Connection::new(Arc::clone(hub), wire, link, agreed, attached);
-            connection.run(shutdown).await;
+            Some(Box::new(Connection::new(hub, wire, link, agreed, attached, shutdown)))
         }
-        Err(refused) => hub.counters.refuse(refused),
+        Err(refused) => {
+            hub.counters.refuse(refused);
+            None
+        }
     }
 }
 

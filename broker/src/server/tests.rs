@@ -150,18 +150,7 @@ impl Client {
     }
 
     async fn publish(&mut self, topic: &str, payload: &str, qos: QoS, n: u16) {
-        self.send(Packet::Publish(Publish {
-            dup: false,
-            qos,
-            retain: false,
-            topic: Some(topic.parse().expect("valid")),
-            packet_id: (qos > QoS::AtMostOnce).then(|| id(n)),
-            topic_alias: None,
-            subscription_ids: Vec::new(),
-            properties: None,
-            payload: bytes::Bytes::copy_from_slice(payload.as_bytes()),
-        }))
-        .await;
+        self.send(publish(topic, payload, qos, n)).await;
     }
 
     async fn subscribe(&mut self, filter: &str, qos: QoS) {
@@ -184,6 +173,20 @@ impl Client {
             self.send(Packet::PubAck(ack(packet_id))).await;
         }
     }
+}
+
+fn publish(topic: &str, payload: &str, qos: QoS, n: u16) -> Packet {
+    Packet::Publish(Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic: Some(topic.parse().expect("valid")),
+        packet_id: (qos > QoS::AtMostOnce).then(|| id(n)),
+        topic_alias: None,
+        subscription_ids: Vec::new(),
+        properties: None,
+        payload: bytes::Bytes::copy_from_slice(payload.as_bytes()),
+    })
 }
 
 fn id(n: u16) -> PacketId {
@@ -341,6 +344,24 @@ async fn a_full_stream_holds_a_311_client_back_until_there_is_room() {
     tokio::task::spawn_blocking(move || log.purge(stream, Seq(1))).await.expect("no panic").expect("it is open");
     assert_eq!(v311.receive().await, Some(Packet::PubAck(ack(id(3)))));
     assert_eq!(v311.receive().await, Some(Packet::PubAck(ack(id(4)))));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_held_back_and_says_goodbye_gives_its_session_to_the_next() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let running = start(&config(dir.path())).await;
+    let (mut client, _) = running.client("s", Version::V311, false).await;
+    // All of it comes with one read, so that the goodbye waits behind the message that the full stream does not take.
+    let mut bytes = BytesMut::new();
+    for packet in [publish("full/a", "1", QoS::AtLeastOnce, 1), publish("full/a", "2", QoS::AtLeastOnce, 2)] {
+        codec::encode(&packet, Version::V311, &mut bytes).expect("a proper packet");
+    }
+    bytes.extend_from_slice(&[0xe0, 0]);
+    client.socket.write_all(&bytes).await.expect("the broker reads");
+    assert_eq!(client.receive().await, Some(Packet::PubAck(ack(id(1)))));
+    let (_next, present) = running.client("s", Version::V311, false).await;
+    assert!(present);
     running.stop().await;
 }
 
