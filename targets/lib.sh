@@ -53,3 +53,34 @@ arch_of() {
         *) echo none ;;
     esac
 }
+
+install_zig() {
+    local venv=$tools/venv
+    if ! cmp -s "$root/targets/requirements.txt" "$venv/installed.txt"; then
+        python3 -c 'import ensurepip' 2>/dev/null || install_debian python3 python3-venv
+        say "installing zig and cargo-zigbuild into $venv"
+        rm -rf "$venv"
+        python3 -m venv "$venv"
+        quietly pip "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$root/targets/requirements.txt"
+        cp "$root/targets/requirements.txt" "$venv/installed.txt"
+    fi
+    # cargo-zigbuild finds zig as a module of the first python3 on the path.
+    export PATH="$venv/bin:$PATH"
+    export ZIG_GLOBAL_CACHE_DIR=$tools/zig-cache CARGO_ZIGBUILD_CACHE_DIR=$tools/zigbuild-cache
+}
+
+# zigbuild TARGET ARGUMENT...: `cargo zigbuild` for that target, with everything it needs.
+zigbuild() {
+    local triple=$1 toolchain rustflags registry=${CARGO_HOME:-$HOME/.cargo}/registry/src
+    shift
+    install_zig
+    toolchain=$("$root/targets/std" "$triple")
+    # No path of this machine gets into the binary: it would differ from machine to machine, and panic messages show them.
+    rustflags="--remap-path-prefix=$registry=/registry --remap-path-prefix=$target=/target --remap-path-prefix=$root=/headwater"
+    # Our own copy of the toolchain has no start files and no C library: those come from zig. It is named as a whole because
+    # rustup's cargo would make its compiler look in the ordinary place.
+    case $toolchain in "$tools"/*) rustflags+=" --sysroot=$toolchain -Clink-self-contained=no" ;; esac
+    env CARGO_TARGET_DIR="$target" RUSTC="$toolchain/bin/rustc" RUSTFLAGS="$rustflags" \
+        CFLAGS="-ffile-prefix-map=$target=/target -ffile-prefix-map=$registry=/registry" \
+        cargo zigbuild --target "$triple" "$@"
+}
