@@ -14,7 +14,8 @@ die() {
 }
 [ -n "$root" ] || [ "$(id -u)" -eq 0 ] || die "must run as root"
 
-has_systemd() { [ -d "$root/etc/systemd/system" ] || [ -d "$root/run/systemd/system" ]; }
+# Another root is judged by what is installed in it, a live one by what runs.
+has_systemd() { if [ -n "$root" ]; then [ -d "$root/etc/systemd/system" ]; else [ -d /run/systemd/system ]; fi; }
 is_openwrt() { [ -f "$root/etc/rc.common" ]; }
 # Tells the running system something; another root has none.
 live() { [ -n "$root" ] || "$@"; }
