@@ -44,6 +44,13 @@ pub(crate) enum Command {
     /// Look at the uplinks of the running broker.
     #[command(subcommand)]
     Uplink(UplinkCommand),
+    /// Say what this binary is: version, commit, target and how it was built.
+    #[command(name = "self")]
+    Own {
+        /// Write JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

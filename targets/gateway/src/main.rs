@@ -16,7 +16,9 @@ mod http;
 mod init;
 mod logging;
 mod metrics;
+mod notify;
 mod out;
+mod own;
 mod passwd;
 mod query;
 mod run;
@@ -29,6 +31,7 @@ use cli::{Cli, Command};
 use failure::Failure;
 
 fn main() -> ExitCode {
+    fail_with_the_log();
     let cli = Cli::parse();
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,6 +40,18 @@ fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// A panic ends what panicked: a connection, not those of all other devices; so the binary is built to unwind. Without one of the
+/// threads of the log there is nothing left to run for: then the process ends at once, and whoever watches it starts it again.
+fn fail_with_the_log() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        if std::thread::current().name().is_some_and(|name| name.starts_with("log-")) {
+            std::process::abort();
+        }
+    }));
 }
 
 fn execute(cli: Cli) -> Result<(), Failure> {
@@ -49,6 +64,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Some(Command::Status(args)) => query::status(&args),
         Some(Command::Stream(command)) => query::stream(&command),
         Some(Command::Uplink(command)) => query::uplink(&command),
+        Some(Command::Own { json }) => own::own(json),
     }
 }
 

@@ -27,6 +27,7 @@ use crate::cli::{LogFormat, RunArgs};
 use crate::failure::Failure;
 use crate::gateway::Gateway;
 use crate::health::Health;
+use crate::notify::Notify;
 use crate::out::say;
 use crate::{check, disk, http, logging, settings, summary};
 
@@ -67,6 +68,7 @@ async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
     let Loaded { mut config, notes } = loaded;
     // From here on a signal ends in order: none is lost while the log opens.
     let mut signals = Signals::new()?;
+    let notify = Notify::from_env();
     let budget = disk::budget(&config.disk, &config.gateway.data_dir)?;
     let auth = check::auth(&config)?;
     let as_configured = config.clone();
@@ -89,8 +91,13 @@ async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
     });
     announce(args.log_format, &gateway.config, budget.max_bytes)?;
     gateway.health.set_ready(true);
+    notify.ready();
 
-    let end = watch_over(&gateway, &mut signals, || reload(args, &as_configured, &broker)).await;
+    let end = tokio::select! {
+        end = watch_over(&gateway, &mut signals, || reload(args, &as_configured, &broker)) => end,
+        never = notify.keep_alive(&gateway.log) => match never {},
+    };
+    notify.stopping();
     gateway.health.set_ready(false);
     let patience = match end {
         End::Asked(_) => BROKER_STOP_LIMIT,
