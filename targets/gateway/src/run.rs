@@ -3,7 +3,7 @@
 //! Start: what can be refused is looked at before anything is touched (configuration, filesystem, ports); then the log,
 //! the broker, the uplinks, HTTP. End, on SIGTERM or SIGINT: no new clients, appends and their acknowledgements are
 //! finished, batches underway too, the log is closed with its cursors. All of it within [`STOP_LIMIT`]; a second signal
-//! ends at once, which is safe at any moment. SIGHUP puts users and rights in force as their files are now, reads the rest of
+//! ends at once, which is safe at any moment. SIGHUP puts users, rights and certificates in force as their files are now, reads the rest of
 //! the configuration again and says what a restart would change.
 
 use std::net::SocketAddr;
@@ -254,7 +254,7 @@ async fn watch_over(gateway: &Gateway, signals: &mut Signals, reload: impl Fn())
     }
 }
 
-/// SIGHUP: puts users and rights in force as their files are now, and says what else a restart would change.
+/// SIGHUP: puts users, rights and certificates in force as their files are now, and says what else a restart would change.
 fn reload(args: &RunArgs, running: &Config, broker: &Broker) {
     match check::auth(running) {
         Ok(auth) if running.auth != AuthFiles::default() => {
@@ -263,6 +263,11 @@ fn reload(args: &RunArgs, running: &Config, broker: &Broker) {
         }
         Ok(_) => {}
         Err(failure) => error!("users and rights stay as they were: {failure}"),
+    }
+    match broker.reload_certificates() {
+        Ok(0) => {}
+        Ok(listeners) => info!(listeners, "certificates were read again"),
+        Err(error) => error!("certificates stay as they were: {error}"),
     }
 
     let loaded = match settings::load(&args.settings) {
