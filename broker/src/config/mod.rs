@@ -28,6 +28,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::auth::AuthFiles;
 use crate::log::{AckPolicy, BlockCodec, Storage, StreamLimits};
 
 /// Everything the gateway runs with.
@@ -43,6 +44,8 @@ pub struct Config {
     pub http: Http,
     /// `[mqtt]`
     pub mqtt: Mqtt,
+    /// `[auth]`
+    pub auth: AuthFiles,
     /// `[[listener]]`
     pub listeners: Vec<Listener>,
     /// `[[stream]]`
@@ -55,13 +58,14 @@ impl Config {
     /// Names of the sections that are not the same in `other`.
     #[must_use]
     pub fn sections_that_differ(&self, other: &Config) -> Vec<&'static str> {
-        let Config { gateway, disk, durability, http, mqtt, listeners, streams, uplinks } = self;
+        let Config { gateway, disk, durability, http, mqtt, auth, listeners, streams, uplinks } = self;
         let sections = [
             ("gateway", *gateway == other.gateway),
             ("disk", *disk == other.disk),
             ("durability", *durability == other.durability),
             ("http", *http == other.http),
             ("mqtt", *mqtt == other.mqtt),
+            ("auth", *auth == other.auth),
             ("listener", *listeners == other.listeners),
             ("stream", *streams == other.streams),
             ("uplink", *uplinks == other.uplinks),
@@ -144,6 +148,8 @@ pub struct Listener {
     pub kind: ListenerKind,
     /// Where.
     pub bind: SocketAddr,
+    /// Clients without a user name are let in.
+    pub anonymous: bool,
 }
 
 /// What a listener speaks.

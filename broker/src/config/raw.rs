@@ -25,6 +25,7 @@ pub(crate) struct RawFile {
     pub(crate) durability: RawDurability,
     pub(crate) http: RawHttp,
     pub(crate) mqtt: RawMqtt,
+    pub(crate) auth: RawAuth,
     pub(crate) listener: Vec<Key<RawListener>>,
     pub(crate) stream: Vec<Key<RawStream>>,
     pub(crate) uplink: Vec<Key<RawUplink>>,
@@ -141,18 +142,26 @@ impl Default for RawMqtt {
     }
 }
 
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawAuth {
+    pub(crate) password_file: Key<Option<String>>,
+    pub(crate) acl_file: Key<Option<String>>,
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawListener {
     pub(crate) kind: Key<RawListenerKind>,
     pub(crate) bind: Key<String>,
-    pub(crate) anonymous: Key<bool>,
+    pub(crate) anonymous: Key<Option<bool>>,
 }
 
 impl Default for RawListener {
     fn default() -> Self {
-        Self { kind: RawListenerKind::Mqtt.into(), bind: "127.0.0.1:1883".to_owned().into(), anonymous: false.into() }
+        Self { kind: RawListenerKind::Mqtt.into(), bind: "127.0.0.1:1883".to_owned().into(), anonymous: None.into() }
     }
 }
 
@@ -308,6 +317,7 @@ pub(crate) fn keys_at(section: &str) -> &'static [&'static str] {
         "durability" => keys_of::<RawDurability>(),
         "http" => keys_of::<RawHttp>(),
         "mqtt" => keys_of::<RawMqtt>(),
+        "auth" => keys_of::<RawAuth>(),
         "listener" => keys_of::<RawListener>(),
         "stream" => keys_of::<RawStream>(),
         "uplink" => keys_of::<RawUplink>(),

@@ -71,6 +71,7 @@ fn every_key_is_documented_with_its_default() {
     holds::<raw::RawDurability>("durability", "[durability]");
     holds::<raw::RawHttp>("http", "[http]");
     holds::<raw::RawMqtt>("mqtt", "[mqtt]");
+    holds::<raw::RawAuth>("auth", "[auth]");
     holds::<RawListener>("listener", "#[[listener]]");
     holds::<RawStream>("stream", "#[[stream]]");
     holds::<RawUplink>("uplink", "#[[uplink]]");

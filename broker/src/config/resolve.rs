@@ -1,16 +1,18 @@
 //! From the file as written to the configuration as used: defaults filled in, everything checked against everything.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors};
 use super::key::Key;
-use super::raw::{self, RawAck, RawCompression, RawFile, RawListener, RawListenerKind, RawMqtt};
+use super::raw::{self, RawAck, RawAuth, RawCompression, RawFile, RawListener, RawListenerKind, RawMqtt};
 use super::size::{GIB, KIB, MIB, Size};
 use super::span::Span;
 use super::tree::{NodeId, Override, Tree};
 use super::{Config, Disk, Durability, Gateway, Http, Listener, ListenerKind, Mqtt};
 use super::{streams, uplinks};
+use crate::auth::AuthFiles;
 use crate::log::{AckPolicy, BlockCodec};
 
 /// G2's smallest budget: below it the staging log, the reserve and a few epochs do not fit.
@@ -101,7 +103,8 @@ impl Check<'_> {
 }
 
 fn resolve(raw: &RawFile, host_name: &str, check: &mut Check<'_>) -> Config {
-    let listeners = listeners(&raw.listener, check);
+    let auth = auth(&raw.auth, check);
+    let listeners = listeners(&raw.listener, auth.password_file.is_some(), check);
     let http = http(raw, &listeners, check);
     let streams = streams::resolve(&raw.stream, check);
     let uplinks = uplinks::resolve(&raw.uplink, &streams, check);
@@ -114,6 +117,7 @@ fn resolve(raw: &RawFile, host_name: &str, check: &mut Check<'_>) -> Config {
         durability: durability(raw, check),
         http,
         mqtt: mqtt(&raw.mqtt, check),
+        auth,
         listeners,
         streams,
         uplinks,
@@ -186,7 +190,17 @@ fn http(raw: &RawFile, listeners: &[Listener], check: &mut Check<'_>) -> Http {
     Http { bind, remote_messages: raw.http.remote_messages }
 }
 
-fn listeners(raw: &[Key<RawListener>], check: &mut Check<'_>) -> Vec<Listener> {
+fn auth(raw: &RawAuth, check: &mut Check<'_>) -> AuthFiles {
+    let mut file = |key: &Key<Option<String>>| {
+        let named = key.value.as_deref() != Some("");
+        check.demand(key, named, |_| "expected the path of a file, found \"\"".to_owned());
+        key.value.as_ref().map(PathBuf::from)
+    };
+    AuthFiles { password_file: file(&raw.password_file), acl_file: file(&raw.acl_file) }
+}
+
+/// `with_users`: there is a password file, so that clients can show who they are.
+fn listeners(raw: &[Key<RawListener>], with_users: bool, check: &mut Check<'_>) -> Vec<Listener> {
     let default = [Key::from(RawListener::default())];
     let raw = if raw.is_empty() { &default[..] } else { raw };
     let mut listeners: Vec<Listener> = Vec::with_capacity(raw.len());
@@ -199,13 +213,18 @@ fn listeners(raw: &[Key<RawListener>], check: &mut Check<'_>) -> Vec<Listener> {
         let taken = address.port() != 0 && listeners.iter().any(|listener| listener.bind == address);
         check.demand(bind, !taken, |_| format!("{address} is used by an earlier listener"));
         // G8: whoever opens the broker to the network says so in as many words.
-        check.demand(bind, address.ip().is_loopback() || anonymous.value, |_| {
+        let loopback = address.ip().is_loopback();
+        check.demand(bind, loopback || with_users || anonymous.value == Some(true), |_| {
             format!(
-                "{address} can be reached from the network and there is no access control in this version: \
-                 add `anonymous = true` (or the flag --anonymous) to let in everyone who reaches it"
+                "{address} can be reached from the network and nobody could be kept out: name a password file in \
+                 `auth.password_file`, or add `anonymous = true` (or the flag --anonymous) to let in everyone who reaches it"
             )
         });
-        listeners.push(Listener { kind: ListenerKind::Mqtt, bind: address });
+        check.demand(anonymous, with_users || anonymous.value != Some(false), |_| {
+            "nobody could connect: without `auth.password_file` every client is anonymous".to_owned()
+        });
+        let anonymous = anonymous.value.unwrap_or(loopback && !with_users);
+        listeners.push(Listener { kind: ListenerKind::Mqtt, bind: address, anonymous });
     }
     listeners
 }
@@ -388,7 +407,6 @@ mod tests {
     #[test]
     fn what_this_version_cannot_do_is_said_so() {
         for text in [
-            "[auth]\npassword_file = \"p\"",
             "[[listener]]\ncert_file = \"c\"",
             "[[listener]]\nkind = \"mqtts\"",
             "[[uplink]]\nname = \"a\"\nkind = \"leaf\"\nservers = [\"nats://h\"]\nmirror = [{stream = \"default\", into = \"X\"}]",
@@ -404,6 +422,21 @@ mod tests {
         assert!(errors("[[listener]]\nbind = \"0.0.0.0:1883\"")[0].contains("add `anonymous = true`"));
         config("[[listener]]\nbind = \"0.0.0.0:1883\"\nanonymous = true");
         config("[[listener]]\nbind = \"[::1]:1883\"");
+    }
+
+    #[test]
+    fn only_loopback_lets_in_anonymous_clients_unasked_and_only_without_users() {
+        let anonymous = |text: &str| config(text).listeners.iter().map(|l| l.anonymous).collect::<Vec<_>>();
+        assert_eq!(anonymous(""), [true]);
+        assert_eq!(anonymous("[auth]\npassword_file = \"p\""), [false]);
+        assert_eq!(anonymous("[auth]\npassword_file = \"p\"\n[[listener]]\nbind = \"0.0.0.0:1883\""), [false]);
+        assert_eq!(
+            anonymous("[auth]\npassword_file = \"p\"\n[[listener]]\nbind = \"0.0.0.0:1883\"\nanonymous = true"),
+            [true]
+        );
+        assert!(errors("[[listener]]\nanonymous = false")[0].contains("nobody could connect"));
+        assert!(errors("[auth]\nacl_file = \"a\"\n[[listener]]\nbind = \"[::]:1\"")[0].contains("password file"));
+        assert!(errors("[auth]\npassword_file = \"\"")[0].contains("expected the path of a file"));
     }
 
     #[test]

@@ -385,7 +385,6 @@ fn strip_indices(path: &str) -> String {
 /// Keys of the design that this version does not have yet: an operator who knows them is not told "misspelt".
 fn later(section: &str, key: &str) -> Option<&'static str> {
     match (section, key) {
-        ("", "auth") => Some("there is no access control yet, every client that reaches a listener is let in"),
         ("listener", "tls" | "ca_file" | "cert_file" | "key_file") => Some("listeners speak plain MQTT over TCP only"),
         _ => None,
     }

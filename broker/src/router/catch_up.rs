@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::record::{qos_of, retain_of};
 use super::streams::{Positions, StreamIndex};
 use super::{Router, SessionKey};
+use crate::auth::acl::Use;
 use crate::log::{Item, ReadBatch, Seq, StoredMessage, StreamId};
 use crate::mqtt::packet::QoS;
 use crate::mqtt::properties::decode_stored;
@@ -188,7 +189,7 @@ impl Router {
             self.counters.bad_records += 1;
             return None;
         };
-        let slot = self.slot(key)?;
+        let slot = self.slot(key).filter(|slot| slot.may(Use::Read, &topic))?;
         let own = slot.outbox().is_some_and(|o| o.own.contains(stream, seq));
         let mut qos = QoS::AtMostOnce;
         let mut retain_as_published = false;

@@ -215,6 +215,7 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
             expiry,
             subscriptions,
             link: Link::Offline(Box::new(offline)),
+            access: None,
             stored: true,
         });
         router.by_client.insert(client_id, key);

@@ -72,6 +72,8 @@ pub(super) struct Connection {
     blocked: Option<Blocked>,
     /// In an episode of refused messages, which is logged once.
     refusing: bool,
+    /// It has tried to write where it may not, and that was logged.
+    denied: bool,
     pub(super) feed: Feed,
     closing: Option<Close>,
     /// The broker shuts down: nothing more is read, what was taken is finished.
@@ -115,6 +117,7 @@ impl Connection {
             unsaved: None,
             blocked: None,
             refusing: false,
+            denied: false,
             feed,
             closing: None,
             stopping: false,
@@ -169,6 +172,10 @@ impl Connection {
             self.abandon();
             // [MQTT-3.1.4-3]
             self.session.close(ReasonCode::SessionTakenOver, "another connection has taken the session over");
+        }
+        if self.link.revoked.load(Acquire) {
+            self.abandon();
+            self.session.close(ReasonCode::NotAuthorized, "the user is not known any more, or has another password");
         }
         if self.session.waits_for().is_some() || self.feed.is_catching_up() || self.session.redelivering() {
             // Before the log is read, so that a reader that finds nothing knows since when.
@@ -275,7 +282,14 @@ impl Connection {
         let publisher = Publisher::Client(self.key, self.session.version());
         let mut answers = std::mem::take(&mut self.answers);
         let routed = self.hub.publish(publisher, &self.batch, &mut answers);
-        let refused = answers.iter().any(|a| matches!(a.result, AnswerResult::One(ReasonCode::QuotaExceeded, _)));
+        let has = |reason| answers.iter().any(|a| matches!(a.result, AnswerResult::One(found, _) if found == reason));
+        let refused = has(ReasonCode::QuotaExceeded);
+        if routed.denied > 0 && !std::mem::replace(&mut self.denied, true) {
+            tracing::warn!(
+                client_id = self.client_id,
+                "messages to topics that the client may not write to are discarded"
+            );
+        }
         if refused {
             self.refusing(None);
         }
@@ -512,7 +526,10 @@ impl Connection {
                 (ClosedBy::Us, ReasonCode::KeepAliveTimeout) => {
                     self.hub.counters.keep_alive_timeouts.fetch_add(1, Relaxed);
                 }
-                (ClosedBy::Us, ReasonCode::SessionTakenOver | ReasonCode::ServerShuttingDown)
+                (
+                    ClosedBy::Us,
+                    ReasonCode::SessionTakenOver | ReasonCode::ServerShuttingDown | ReasonCode::NotAuthorized,
+                )
                 | (ClosedBy::Client | ClosedBy::ClientWithWill, _) => {}
                 (ClosedBy::Us, _) => {
                     self.hub.counters.protocol_errors.fetch_add(1, Relaxed);

@@ -228,6 +228,7 @@ impl Connection {
                     if message.is_none() {
                         router.counters_mut().lost_to_retention += 1;
                     }
+                    let message = message.filter(|message| router.may_read(key, &message.topic));
                     message.map(|message| {
                         let ids = router.subscription_ids(key, &message.topic);
                         (message, ids)

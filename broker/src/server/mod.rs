@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 
 pub use stats::{BrokerStats, ClientInfo, Refused};
 
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::log::{Log, ReadError};
@@ -126,7 +127,7 @@ impl Broker {
     ///
     /// # Errors
     /// As [`StartError`] says; nothing runs then.
-    pub async fn start(config: &Config, log: Log, clock: Arc<dyn Clock>) -> Result<Broker, StartError> {
+    pub async fn start(config: &Config, auth: Auth, log: Log, clock: Arc<dyn Clock>) -> Result<Broker, StartError> {
         let mqtt = &config.mqtt;
         let now = clock.monotonic();
         let router = Router::new(
@@ -157,20 +158,21 @@ impl Broker {
             // tokio sets SO_REUSEADDR, so that a restart need not wait for old connections to time out.
             let bound = TcpListener::bind(addr).await.map_err(|error| StartError::Bind { addr, error })?;
             addrs.push(bound.local_addr().map_err(|error| StartError::Bind { addr, error })?);
-            listeners.push(bound);
-            if !addr.ip().is_loopback() {
-                tracing::warn!(%addr, "anybody who reaches this listener may connect: there is no authentication yet");
+            listeners.push((bound, listener.anonymous));
+            if listener.anonymous && !addr.ip().is_loopback() {
+                tracing::warn!(%addr, "anybody who reaches this listener may connect: it lets in anonymous clients");
             }
         }
-        let hub = Arc::new(Hub::new(router, log, clock, limits));
+        let hub = Arc::new(Hub::new(router, auth, log, clock, limits));
         let (phase, receiver) = watch::channel(Phase::Running);
         let shutdown = Shutdown(receiver);
         let permits = Arc::new(Semaphore::new(usize_of(mqtt.max_connections)));
         let mut tasks = JoinSet::new();
-        for listener in listeners {
+        for (listener, anonymous) in listeners {
             tasks.spawn(accept(
                 Arc::clone(&hub),
                 listener,
+                anonymous,
                 Arc::clone(&permits),
                 mqtt.connect_timeout,
                 shutdown.clone(),
@@ -202,6 +204,12 @@ impl Broker {
     #[must_use]
     pub fn clients(&self, limit: usize) -> Vec<ClientInfo> {
         self.hub.clients(limit)
+    }
+
+    /// Puts other users and rights in force, for connected clients too: who is no user any more, or has another password, is
+    /// disconnected. Returns how many those are.
+    pub fn set_auth(&self, auth: Auth) -> usize {
+        self.hub.set_auth(auth)
     }
 
     /// A handle for status and metrics that outlives the borrow of the broker.
@@ -290,6 +298,7 @@ async fn restore(
 async fn accept(
     hub: Arc<Hub>,
     listener: TcpListener,
+    anonymous: bool,
     permits: Arc<Semaphore>,
     connect_timeout: Duration,
     mut shutdown: Shutdown,
@@ -318,7 +327,7 @@ async fn accept(
         hub.counters.accepted.fetch_add(1, Relaxed);
         let counted = Counted::new(Arc::clone(&hub));
         // What is needed once is boxed and gone before the client is idle: a task is as large as its largest moment.
-        let opening = Box::pin(open(Arc::clone(&hub), socket, peer, connect_timeout, shutdown.clone()));
+        let opening = Box::pin(open(Arc::clone(&hub), socket, peer, anonymous, connect_timeout, shutdown.clone()));
         connections.spawn(async move {
             if let Some(connection) = opening.await {
                 connection.run().await;
@@ -352,13 +361,14 @@ async fn open(
     hub: Arc<Hub>,
     socket: TcpStream,
     peer: SocketAddr,
+    anonymous: bool,
     connect_timeout: Duration,
     mut shutdown: Shutdown,
 ) -> Option<Box<Connection>> {
     // Acknowledgements are small, and waiting for company would only delay them. A socket that refuses is broken and shows it soon.
     let _ = socket.set_nodelay(true);
     let mut wire = Wire::new(socket);
-    let begin = begin(&hub, &mut wire, peer);
+    let begin = begin(&hub, &mut wire, peer, anonymous);
     let begun = tokio::select! {
         begun = tokio::time::timeout(connect_timeout, begin) => begun.unwrap_or(Err(Refused::NoConnect)),
         () = shutdown.requested() => return None,
@@ -378,17 +388,23 @@ async fn open(
 }
 
 /// From the socket to a session. Safe to cancel: taking the session is the last thing it does.
-async fn begin(hub: &Hub, wire: &mut Wire, peer: SocketAddr) -> Result<(Arc<Link>, Negotiated, Attached), Refused> {
-    let agreed = handshake::handshake(hub, wire, peer).await?;
-    let link = Link::new(peer);
+async fn begin(
+    hub: &Hub,
+    wire: &mut Wire,
+    peer: SocketAddr,
+    anonymous: bool,
+) -> Result<(Arc<Link>, Negotiated, Attached), Refused> {
+    let agreed = handshake::handshake(hub, wire, peer, anonymous).await?;
+    let link = Link::new(peer, agreed.identity.username.clone());
     match hub.attach(&agreed, &link).await {
-        Ok(attached) => Ok((link, agreed, attached)),
+        Ok(attached) => Ok((link, agreed.negotiated, attached)),
         Err(AttachError::TooManySessions | AttachError::InUse(_)) => {
-            let reason = match agreed.version {
+            let version = agreed.negotiated.version;
+            let reason = match version {
                 Version::V311 => ReasonCode::ServerUnavailable,
                 Version::V5 => ReasonCode::QuotaExceeded,
             };
-            handshake::tell(hub, wire, agreed.version, reason).await;
+            handshake::tell(hub, wire, version, reason).await;
             Err(Refused::TooManySessions)
         }
     }

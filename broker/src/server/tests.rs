@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::auth::AuthFiles;
 use crate::clock::SystemClock;
 use crate::config::{Disk, Durability, Gateway, Http, Listener, ListenerKind, Mqtt, Stream};
 use crate::log::{AckPolicy, BlockCodec, Discard, LogConfig, Seq, Storage, StreamConfig, StreamLimits};
@@ -44,7 +45,12 @@ fn config(dir: &Path) -> Config {
             max_retained_bytes: 100_000,
             max_keep_alive: 0,
         },
-        listeners: vec![Listener { kind: ListenerKind::Mqtt, bind: "127.0.0.1:0".parse().expect("valid") }],
+        auth: AuthFiles::default(),
+        listeners: vec![Listener {
+            kind: ListenerKind::Mqtt,
+            bind: "127.0.0.1:0".parse().expect("valid"),
+            anonymous: true,
+        }],
         streams: vec![stream("default", "#", &["full/#"], StreamLimits::default()), stream("full", "full/#", &[], one)],
         uplinks: Vec::new(),
     }
@@ -75,7 +81,7 @@ async fn start(config: &Config) -> Running {
     };
     let opened = tokio::task::spawn_blocking(move || Log::open(log_config)).await.expect("opening does not panic");
     let (log, _) = opened.expect("a fresh or proper directory");
-    let broker = Broker::start(config, log.clone(), clock).await.expect("the port is free");
+    let broker = Broker::start(config, Auth::default(), log.clone(), clock).await.expect("the port is free");
     Running { broker, log }
 }
 
@@ -418,7 +424,9 @@ async fn an_address_in_use_is_named() {
     let running = start(&config(dir.path())).await;
     let mut config = config(dir.path());
     config.listeners[0].bind = running.broker.local_addrs()[0];
-    let error = Broker::start(&config, running.log.clone(), Arc::new(SystemClock)).await.expect_err("it is in use");
+    let error = Broker::start(&config, Auth::default(), running.log.clone(), Arc::new(SystemClock))
+        .await
+        .expect_err("it is in use");
     assert!(error.to_string().starts_with(&format!("cannot listen on {}", config.listeners[0].bind)), "{error}");
     running.stop().await;
 }

@@ -34,6 +34,8 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Set or delete the password of a user in a password file.
+    Passwd(PasswdArgs),
     /// Show clients, streams, uplinks and disk of the running broker.
     Status(QueryArgs),
     /// Look into the streams of the running broker.
@@ -90,6 +92,17 @@ pub(crate) enum StreamCommand {
 pub(crate) enum UplinkCommand {
     /// List the uplinks and how far each came.
     Ls(QueryArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PasswdArgs {
+    /// The password file; made if it is not there.
+    pub(crate) file: PathBuf,
+    /// The user. The password is asked for, or read from stdin.
+    pub(crate) user: String,
+    /// Delete the user.
+    #[arg(long, short = 'D')]
+    pub(crate) delete: bool,
 }
 
 /// Where settings come from. A flag overrides the environment, which overrides the file.

@@ -19,6 +19,7 @@ mod metrics;
 mod notify;
 mod out;
 mod own;
+mod passwd;
 mod query;
 mod run;
 mod settings;
@@ -59,6 +60,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Init { file, force }) => init::init(&file, force),
+        Some(Command::Passwd(args)) => passwd::passwd(&args),
         Some(Command::Status(args)) => query::status(&args),
         Some(Command::Stream(command)) => query::stream(&command),
         Some(Command::Uplink(command)) => query::uplink(&command),

@@ -3,12 +3,14 @@
 //! Start: what can be refused is looked at before anything is touched (configuration, filesystem, ports); then the log,
 //! the broker, the uplinks, HTTP. End, on SIGTERM or SIGINT: no new clients, appends and their acknowledgements are
 //! finished, batches underway too, the log is closed with its cursors. All of it within [`STOP_LIMIT`]; a second signal
-//! ends at once, which is safe at any moment. SIGHUP reads the configuration again and says what a restart would change.
+//! ends at once, which is safe at any moment. SIGHUP puts users and rights in force as their files are now, reads the rest of
+//! the configuration again and says what a restart would change.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use headwater_broker::auth::{Auth, AuthFiles};
 use headwater_broker::clock::{Clock, SystemClock};
 use headwater_broker::config::{Config, Loaded};
 use headwater_broker::log::{Log, LogConfig, OpenReport, StreamConfig};
@@ -68,13 +70,14 @@ async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let notify = Notify::from_env();
     let budget = disk::budget(&config.disk, &config.gateway.data_dir)?;
+    let auth = check::auth(&config)?;
     let as_configured = config.clone();
     let http = listen(&mut config).await?;
     for note in notes.iter().chain(&budget.lowered).chain(&check::unreadable_files(&config)) {
         warn!("{note}");
     }
     let Running { broker, gateway } = tokio::select! {
-        running = start(&mut config, budget.max_bytes) => running?,
+        running = start(&mut config, auth, budget.max_bytes) => running?,
         name = signals.end() => {
             // Nothing was taken from anybody yet, and a log may be left at any moment.
             info!(signal = name, "stopped while starting");
@@ -91,7 +94,7 @@ async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
     notify.ready();
 
     let end = tokio::select! {
-        end = watch_over(&gateway, &mut signals, || report_reload(args, &as_configured)) => end,
+        end = watch_over(&gateway, &mut signals, || reload(args, &as_configured, &broker)) => end,
         never = notify.keep_alive(&gateway.log) => match never {},
     };
     notify.stopping();
@@ -144,13 +147,13 @@ struct Running {
     gateway: Arc<Gateway>,
 }
 
-async fn start(config: &mut Config, max_bytes: u64) -> Result<Running, Failure> {
+async fn start(config: &mut Config, auth: Auth, max_bytes: u64) -> Result<Running, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let log_config = log_config(config, max_bytes, Arc::clone(&clock));
     let opened = tokio::task::spawn_blocking(move || Log::open(log_config)).await.map_err(Failure::runtime)?;
     let (log, report) = opened.map_err(Failure::runtime)?;
     tell(&report);
-    let broker = Broker::start(config, log.clone(), clock).await.map_err(Failure::runtime)?;
+    let broker = Broker::start(config, auth, log.clone(), clock).await.map_err(Failure::runtime)?;
     for (listener, address) in config.listeners.iter_mut().zip(broker.local_addrs()) {
         listener.bind = *address;
     }
@@ -251,8 +254,17 @@ async fn watch_over(gateway: &Gateway, signals: &mut Signals, reload: impl Fn())
     }
 }
 
-/// SIGHUP: reads and checks the configuration again, and says what would change. Nothing is applied while running.
-fn report_reload(args: &RunArgs, running: &Config) {
+/// SIGHUP: puts users and rights in force as their files are now, and says what else a restart would change.
+fn reload(args: &RunArgs, running: &Config, broker: &Broker) {
+    match check::auth(running) {
+        Ok(auth) if running.auth != AuthFiles::default() => {
+            let revoked = broker.set_auth(auth);
+            info!(disconnected = revoked, "users and rights were read again");
+        }
+        Ok(_) => {}
+        Err(failure) => error!("users and rights stay as they were: {failure}"),
+    }
+
     let loaded = match settings::load(&args.settings) {
         Ok(loaded) => loaded,
         Err(failure) => return error!("the configuration is not valid any more, nothing changes: {failure}"),
