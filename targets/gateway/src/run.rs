@@ -149,7 +149,7 @@ struct Running {
 
 async fn start(config: &mut Config, auth: Auth, max_bytes: u64) -> Result<Running, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let log_config = log_config(config, max_bytes, Arc::clone(&clock));
+    let log_config = log_config(config, max_bytes);
     let opened = tokio::task::spawn_blocking(move || Log::open(log_config)).await.map_err(Failure::runtime)?;
     let (log, report) = opened.map_err(Failure::runtime)?;
     tell(&report);
@@ -172,7 +172,8 @@ async fn start(config: &mut Config, auth: Auth, max_bytes: u64) -> Result<Runnin
     Ok(Running { broker, gateway: Arc::new(gateway) })
 }
 
-fn log_config(config: &Config, max_bytes: u64, clock: Arc<dyn Clock>) -> LogConfig {
+/// How the log is opened.
+pub(crate) fn log_config(config: &Config, max_bytes: u64) -> LogConfig {
     let configured = config.streams.iter().map(|stream| StreamConfig {
         name: stream.name.clone(),
         limits: stream.limits.clone(),
@@ -186,7 +187,7 @@ fn log_config(config: &Config, max_bytes: u64, clock: Arc<dyn Clock>) -> LogConf
         max_delay: config.durability.max_delay,
         codec: config.disk.codec,
         streams: configured.chain(internal_streams()).collect(),
-        clock,
+        clock: Arc::new(SystemClock),
     }
 }
 
