@@ -28,6 +28,7 @@ pub struct Gateway {
     mqtt: Port,
     http: Port,
     disk: String,
+    listener: &'static str,
     /// A configuration of the repository that takes the place of the sections a gateway has by itself.
     profile: Option<String>,
     sections: Vec<String>,
@@ -46,9 +47,17 @@ impl Gateway {
             mqtt: Port::lease(),
             http: Port::lease(),
             disk: "max_bytes = \"64MiB\"\nmin_free = \"1MiB\"\n".to_owned(),
+            listener: "mqtt",
             profile: None,
             sections: Vec::new(),
         }
+    }
+
+    /// The listener speaks TLS, with these keys of `[listener.tls]` and whatever sections follow them.
+    #[must_use]
+    pub fn tls(mut self, keys: &str) -> Gateway {
+        self.listener = "mqtts";
+        self.with(&format!("[listener.tls]\n{keys}"))
     }
 
     /// Replaces the section `[disk]`.
@@ -163,11 +172,12 @@ impl Gateway {
 
     fn ordinary(&self) -> String {
         format!(
-            "[gateway]\nid = {:?}\ndata_dir = {:?}\n\n[disk]\n{}\n[http]\nbind = \"{}\"\n\n[[listener]]\nkind = \"mqtt\"\nbind = \"{}\"\n",
+            "[gateway]\nid = {:?}\ndata_dir = {:?}\n\n[disk]\n{}\n[http]\nbind = \"{}\"\n\n[[listener]]\nkind = \"{}\"\nbind = \"{}\"\n",
             self.id,
             self.data_dir().display().to_string(),
             self.disk,
             self.http(),
+            self.listener,
             self.mqtt()
         )
     }

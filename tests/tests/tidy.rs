@@ -45,6 +45,7 @@ const IMPURE: &[&str] = &[
 const NAMED_ONCE: &[&[&str]] = &[
     &["fjall", "lsm_tree"],
     &["argon2"],
+    &["x509_cert"],
     &["async_nats"],
     &["rumqttc"],
     &["rustls", "tokio_rustls"],

@@ -153,10 +153,49 @@ pub struct Listener {
 }
 
 /// What a listener speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenerKind {
     /// MQTT over TCP.
     Mqtt,
+    /// MQTT over TLS.
+    Mqtts(ListenerTls),
+}
+
+/// How a listener speaks TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// PEM: our certificate, and those between it and the authority that clients trust.
+    pub cert_file: PathBuf,
+    /// PEM: its private key.
+    pub key_file: PathBuf,
+    /// PEM: authorities of client certificates.
+    pub ca_file: Option<PathBuf>,
+    /// PEM: certificates that are revoked.
+    pub crl_file: Option<PathBuf>,
+    /// Whether clients show certificates.
+    pub clients: ClientCertificates,
+    /// Where in its certificate the client's user name stands; `None`: it says itself who it is.
+    pub name_from: Option<NameFrom>,
+}
+
+/// Whether clients show certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// They are not asked for.
+    None,
+    /// They may.
+    Optional,
+    /// They must.
+    Required,
+}
+
+/// Where a name stands in a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameFrom {
+    /// The common name of its subject.
+    CommonName,
+    /// The first DNS name, mail address or URI of its subject alternative name.
+    AlternativeName,
 }
 
 /// A stream and what it captures.

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `core.rs`, `restore.rs` | the state behind one short lock, and how it comes back; `group.rs` what is being collected; `held.rs` what a stream holds; `tables.rs`, `subjects.rs`, `memory.rs`, `boots.rs` |
 //! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns; `epoch.rs` what an epoch is made of |
-//! | `read.rs`, `open.rs` | reading, opening and recovery |
+//! | `read.rs`, `open.rs`, `verify.rs` | reading, opening and recovery, looking for damage without changing anything |
 //! | `frame.rs`, `records.rs`, `block.rs` | bytes; pure |
 //! | `staging.rs`, `store.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
 //!
@@ -44,11 +44,13 @@ mod tables;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writer;
 
 pub use record::{Entry, GapReason, Item, NewMessage, Stamp, StoredMessage, TableId, Ticket};
 pub use report::{DamagedPlace, LogStats, OpenError, OpenReport, ReadBatch, ReadError, StreamInfo};
 pub use stream::{Discard, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};
+pub use verify::{Verified, VerifiedStream, verify};
 
 use std::fmt;
 use std::path::PathBuf;

@@ -14,6 +14,8 @@ use crate::mqtt::packet::{Connect, ReasonCode, Will};
 pub(super) struct Identity {
     /// `None`: anonymous.
     pub(super) username: Option<String>,
+    /// Shown by a certificate, so that no password file must know it.
+    pub(super) certified: bool,
     /// What the identity was shown against: rights are read from the same files.
     pub(super) auth: Arc<Auth>,
 }
@@ -27,12 +29,17 @@ pub(super) async fn authorize(
     connect: &Connect,
     peer: SocketAddr,
     anonymous: bool,
+    certified: Option<String>,
 ) -> Result<Identity, (ReasonCode, Refused)> {
     let auth = hub.auth();
+    if let Some(name) = certified {
+        // Shown by the certificate, which TLS has verified; what the CONNECT says does not count.
+        return Ok(Identity { username: Some(name), certified: true, auth });
+    }
     let (Some(name), Some(users)) = (&connect.username, auth.users()) else {
         // A name that nobody can prove is no name.
         return match anonymous && (connect.username.is_none() || auth.users().is_none()) {
-            true => Ok(Identity { username: None, auth }),
+            true => Ok(Identity { username: None, certified: false, auth }),
             false => Err((ReasonCode::NotAuthorized, Refused::NotAuthorized)),
         };
     };
@@ -48,7 +55,7 @@ pub(super) async fn authorize(
         right = verified.await.unwrap_or(false);
     }
     if right {
-        return Ok(Identity { username: Some(name.clone()), auth });
+        return Ok(Identity { username: Some(name.clone()), certified: false, auth });
     }
     tracing::info!(%peer, client_id = connect.client_id, "a client gave a wrong user name or password");
     Err((ReasonCode::BadUserNameOrPassword, Refused::WrongPassword))

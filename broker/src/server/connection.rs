@@ -536,6 +536,7 @@ impl Connection {
                 }
             }
             tracing::debug!(client_id = self.client_id, reason = ?close.reason, detail = close.detail, "connection closed");
+            self.wire.finish();
             if self.wire.has_output() && !self.broken {
                 // The peer may not read any more; nothing depends on these bytes.
                 let _ = tokio::time::timeout(LAST_BYTES, super::handshake::drain(&self.hub, &mut self.wire)).await;

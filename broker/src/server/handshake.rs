@@ -48,15 +48,22 @@ pub(super) async fn handshake(
                 return Err(Refused::BadConnect);
             }
         }
-        wire.socket.readable().await.map_err(|_| Refused::NoConnect)?;
+        wire.ready().await.map_err(|_| Refused::NoConnect)?;
         wire.set_ready();
-        match wire.read(&hub.counters) {
-            Ok(Read::Some | Read::None) => {}
-            Ok(Read::End) | Err(_) => return Err(Refused::NoConnect),
+        let read = wire.read(&hub.counters);
+        // What TLS answers to it, an alert included.
+        let flushed = wire.flush(&hub.counters);
+        match (read, flushed) {
+            (Ok(Read::Some | Read::None), Ok(())) => {}
+            (Err(error), _) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::debug!(%peer, %error, "TLS handshake failed");
+                return Err(Refused::Tls);
+            }
+            (Ok(Read::End) | Err(_), _) | (_, Err(_)) => return Err(Refused::NoConnect),
         }
     };
     let version = connect.version;
-    let agreed = match authorize(hub, &connect, peer, anonymous).await {
+    let agreed = match authorize(hub, &connect, peer, anonymous, wire.certified_name()).await {
         Ok(identity) => agree(hub, *connect, identity).map_err(|reason| (reason, Refused::NotAuthorized)),
         Err(refused) => Err(refused),
     };

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, Semaphore};
 
+use super::authorize::Identity;
 use super::handshake::Agreed;
 use super::stats::{BrokerStats, ClientInfo, Counters};
 use crate::auth::Auth;
@@ -24,6 +25,7 @@ pub(super) struct Link {
     pub(super) peer: SocketAddr,
     /// `None`: anonymous.
     username: Option<Box<str>>,
+    certified: bool,
     /// Look into your outbox, and at the flags here.
     pub(super) wake: Notify,
     /// Another connection wants the session.
@@ -36,10 +38,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(peer: SocketAddr, username: Option<String>) -> Arc<Self> {
+    pub(super) fn new(peer: SocketAddr, identity: &Identity) -> Arc<Self> {
         Arc::new(Self {
             peer,
-            username: username.map(Into::into),
+            username: identity.username.as_deref().map(Into::into),
+            certified: identity.certified,
             revoked: AtomicBool::new(false),
             wake: Notify::new(),
             taken_over: AtomicBool::new(false),
@@ -108,6 +111,7 @@ impl Hub {
             let (Some(link), Some(client_id)) = (link, router.client_id(key)) else { continue };
             let known = match (&link.username, auth.users()) {
                 (None, _) => true,
+                (Some(_), _) if link.certified => true,
                 (Some(name), Some(users)) => users.keeps(name, old.users()),
                 (Some(_), None) => false,
             };

@@ -12,6 +12,7 @@ mod hub;
 mod stats;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 mod wire;
 
 use std::fmt;
@@ -26,10 +27,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 pub use stats::{BrokerStats, ClientInfo, Refused};
+pub use tls::TlsError;
 
 use crate::auth::Auth;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{ClientCertificates, Config, ListenerKind};
 use crate::log::{Log, ReadError};
 use crate::mqtt::packet::{ReasonCode, Version};
 use crate::mqtt::session::{Limits, Negotiated};
@@ -59,6 +61,8 @@ pub enum StartError {
     },
     /// The log was opened without a stream that the configuration or the router needs; the wiring is wrong.
     NoStream(String),
+    /// A listener's TLS files cannot be used; the operator has to look.
+    Tls(TlsError),
     /// Sessions or retained messages could not be read from the log.
     Read(ReadError),
 }
@@ -67,6 +71,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Bind { addr, error } => write!(f, "cannot listen on {addr}: {error}"),
+            StartError::Tls(error) => error.fmt(f),
             StartError::NoStream(name) => write!(f, "the log has no stream \"{name}\""),
             StartError::Read(error) => write!(f, "sessions cannot be read from the log: {error:?}"),
         }
@@ -80,9 +85,18 @@ impl std::error::Error for StartError {}
 pub struct Broker {
     hub: Arc<Hub>,
     addrs: Vec<SocketAddr>,
+    acceptors: Vec<Arc<tls::Acceptor>>,
     restored: RestoreReport,
     phase: watch::Sender<Phase>,
     tasks: JoinSet<()>,
+}
+
+/// How a listener lets clients in.
+#[derive(Debug)]
+struct Gate {
+    /// Clients without a user name.
+    anonymous: bool,
+    tls: Option<Arc<tls::Acceptor>>,
 }
 
 /// How far the shutdown has come.
@@ -153,13 +167,21 @@ impl Broker {
         };
         let mut listeners = Vec::new();
         let mut addrs = Vec::new();
+        let mut acceptors = Vec::new();
         for listener in &config.listeners {
             let addr = listener.bind;
             // tokio sets SO_REUSEADDR, so that a restart need not wait for old connections to time out.
             let bound = TcpListener::bind(addr).await.map_err(|error| StartError::Bind { addr, error })?;
             addrs.push(bound.local_addr().map_err(|error| StartError::Bind { addr, error })?);
-            listeners.push((bound, listener.anonymous));
-            if listener.anonymous && !addr.ip().is_loopback() {
+            let tls = match &listener.kind {
+                ListenerKind::Mqtt => None,
+                ListenerKind::Mqtts(files) => Some(Arc::new(tls::Acceptor::load(files).map_err(StartError::Tls)?)),
+            };
+            let certified =
+                matches!(&listener.kind, ListenerKind::Mqtts(tls) if tls.clients == ClientCertificates::Required);
+            acceptors.extend(tls.clone());
+            listeners.push((bound, Arc::new(Gate { anonymous: listener.anonymous, tls })));
+            if listener.anonymous && !certified && !addr.ip().is_loopback() {
                 tracing::warn!(%addr, "anybody who reaches this listener may connect: it lets in anonymous clients");
             }
         }
@@ -168,18 +190,18 @@ impl Broker {
         let shutdown = Shutdown(receiver);
         let permits = Arc::new(Semaphore::new(usize_of(mqtt.max_connections)));
         let mut tasks = JoinSet::new();
-        for (listener, anonymous) in listeners {
+        for (listener, gate) in listeners {
             tasks.spawn(accept(
                 Arc::clone(&hub),
                 listener,
-                anonymous,
+                gate,
                 Arc::clone(&permits),
                 mqtt.connect_timeout,
                 shutdown.clone(),
             ));
         }
         tasks.spawn(keep_time(Arc::clone(&hub), shutdown));
-        Ok(Broker { hub, addrs, restored, phase, tasks })
+        Ok(Broker { hub, addrs, acceptors, restored, phase, tasks })
     }
 
     /// Where it listens, in the order of the configuration; with the real port where that said 0.
@@ -210,6 +232,17 @@ impl Broker {
     /// disconnected. Returns how many those are.
     pub fn set_auth(&self, auth: Auth) -> usize {
         self.hub.set_auth(auth)
+    }
+
+    /// Reads certificates and keys of all listeners again, for clients who come from now on; those who are there keep what they have.
+    ///
+    /// # Errors
+    /// What is wrong with the files of some listener, which keeps what it had.
+    pub fn reload_certificates(&self) -> Result<usize, TlsError> {
+        for acceptor in &self.acceptors {
+            acceptor.reload()?;
+        }
+        Ok(self.acceptors.len())
     }
 
     /// A handle for status and metrics that outlives the borrow of the broker.
@@ -298,7 +331,7 @@ async fn restore(
 async fn accept(
     hub: Arc<Hub>,
     listener: TcpListener,
-    anonymous: bool,
+    gate: Arc<Gate>,
     permits: Arc<Semaphore>,
     connect_timeout: Duration,
     mut shutdown: Shutdown,
@@ -327,7 +360,8 @@ async fn accept(
         hub.counters.accepted.fetch_add(1, Relaxed);
         let counted = Counted::new(Arc::clone(&hub));
         // What is needed once is boxed and gone before the client is idle: a task is as large as its largest moment.
-        let opening = Box::pin(open(Arc::clone(&hub), socket, peer, anonymous, connect_timeout, shutdown.clone()));
+        let opening =
+            Box::pin(open(Arc::clone(&hub), socket, peer, Arc::clone(&gate), connect_timeout, shutdown.clone()));
         connections.spawn(async move {
             if let Some(connection) = opening.await {
                 connection.run().await;
@@ -361,14 +395,22 @@ async fn open(
     hub: Arc<Hub>,
     socket: TcpStream,
     peer: SocketAddr,
-    anonymous: bool,
+    gate: Arc<Gate>,
     connect_timeout: Duration,
     mut shutdown: Shutdown,
 ) -> Option<Box<Connection>> {
     // Acknowledgements are small, and waiting for company would only delay them. A socket that refuses is broken and shows it soon.
     let _ = socket.set_nodelay(true);
-    let mut wire = Wire::new(socket);
-    let begin = begin(&hub, &mut wire, peer, anonymous);
+    let tls = match gate.tls.as_deref().map(tls::Acceptor::session).transpose() {
+        Ok(tls) => tls,
+        Err(error) => {
+            tracing::error!(%error, "TLS cannot be spoken");
+            hub.counters.refuse(Refused::Tls);
+            return None;
+        }
+    };
+    let mut wire = Wire::new(socket, tls);
+    let begin = begin(&hub, &mut wire, peer, gate.anonymous);
     let begun = tokio::select! {
         begun = tokio::time::timeout(connect_timeout, begin) => begun.unwrap_or(Err(Refused::NoConnect)),
         () = shutdown.requested() => return None,
@@ -395,7 +437,7 @@ async fn begin(
     anonymous: bool,
 ) -> Result<(Arc<Link>, Negotiated, Attached), Refused> {
     let agreed = handshake::handshake(hub, wire, peer, anonymous).await?;
-    let link = Link::new(peer, agreed.identity.username.clone());
+    let link = Link::new(peer, &agreed.identity);
     match hub.attach(&agreed, &link).await {
         Ok(attached) => Ok((link, agreed.negotiated, attached)),
         Err(AttachError::TooManySessions | AttachError::InUse(_)) => {

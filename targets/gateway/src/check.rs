@@ -1,7 +1,8 @@
 //! `headwater check`: reads a configuration as `run` would, and says what it would do. Touches nothing.
 
 use headwater_broker::auth::Auth;
-use headwater_broker::config::Config;
+use headwater_broker::config::{Config, ListenerKind};
+use headwater_broker::server::tls;
 
 use crate::cli::SettingsArgs;
 use crate::failure::Failure;
@@ -16,6 +17,11 @@ pub(crate) fn check(args: &SettingsArgs) -> Result<(), Failure> {
         return Err(Failure::usage(missing.join("\n")));
     }
     auth(config)?;
+    for listener in &config.listeners {
+        if let ListenerKind::Mqtts(files) = &listener.kind {
+            tls::check(files).map_err(Failure::usage)?;
+        }
+    }
     let budget = disk::budget(&config.disk, &config.gateway.data_dir)?;
     say(format_args!("ok\n{}", summary::text(&summary::lines(config, budget.max_bytes))))?;
     for note in loaded.notes.iter().chain(&budget.lowered) {

@@ -38,6 +38,9 @@ pub(crate) enum Command {
     Passwd(PasswdArgs),
     /// Show clients, streams, uplinks and disk of the running broker.
     Status(QueryArgs),
+    /// Look into a data directory that no broker has open.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Look into the streams of the running broker.
     #[command(subcommand)]
     Stream(StreamCommand),
@@ -86,6 +89,34 @@ pub(crate) enum StreamCommand {
         #[command(flatten)]
         query: QueryArgs,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Read everything and say what is damaged; changes nothing. Exit code 1 if anything is.
+    Verify(StoreArgs),
+    /// Do what starting would do about damage, and stop.
+    Repair(StoreArgs),
+}
+
+/// Which data directory.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StoreArgs {
+    /// The configuration file that names it.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The directory itself [default: that of the configuration, ./headwater-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<String>,
+    /// Write JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl StoreArgs {
+    pub(crate) fn settings(&self) -> SettingsArgs {
+        SettingsArgs { config: self.config.clone(), data_dir: self.data_dir.clone(), ..SettingsArgs::default() }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -25,6 +25,7 @@ mod run;
 mod settings;
 mod show;
 mod status;
+mod store;
 mod summary;
 
 use cli::{Cli, Command};
@@ -62,6 +63,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Some(Command::Init { file, force }) => init::init(&file, force),
         Some(Command::Passwd(args)) => passwd::passwd(&args),
         Some(Command::Status(args)) => query::status(&args),
+        Some(Command::Store(command)) => store::store(&command),
         Some(Command::Stream(command)) => query::stream(&command),
         Some(Command::Uplink(command)) => query::uplink(&command),
         Some(Command::Own { json }) => own::own(json),

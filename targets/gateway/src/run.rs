@@ -3,7 +3,7 @@
 //! Start: what can be refused is looked at before anything is touched (configuration, filesystem, ports); then the log,
 //! the broker, the uplinks, HTTP. End, on SIGTERM or SIGINT: no new clients, appends and their acknowledgements are
 //! finished, batches underway too, the log is closed with its cursors. All of it within [`STOP_LIMIT`]; a second signal
-//! ends at once, which is safe at any moment. SIGHUP puts users and rights in force as their files are now, reads the rest of
+//! ends at once, which is safe at any moment. SIGHUP puts users, rights and certificates in force as their files are now, reads the rest of
 //! the configuration again and says what a restart would change.
 
 use std::net::SocketAddr;
@@ -149,7 +149,7 @@ struct Running {
 
 async fn start(config: &mut Config, auth: Auth, max_bytes: u64) -> Result<Running, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let log_config = log_config(config, max_bytes, Arc::clone(&clock));
+    let log_config = log_config(config, max_bytes);
     let opened = tokio::task::spawn_blocking(move || Log::open(log_config)).await.map_err(Failure::runtime)?;
     let (log, report) = opened.map_err(Failure::runtime)?;
     tell(&report);
@@ -172,7 +172,8 @@ async fn start(config: &mut Config, auth: Auth, max_bytes: u64) -> Result<Runnin
     Ok(Running { broker, gateway: Arc::new(gateway) })
 }
 
-fn log_config(config: &Config, max_bytes: u64, clock: Arc<dyn Clock>) -> LogConfig {
+/// How the log is opened.
+pub(crate) fn log_config(config: &Config, max_bytes: u64) -> LogConfig {
     let configured = config.streams.iter().map(|stream| StreamConfig {
         name: stream.name.clone(),
         limits: stream.limits.clone(),
@@ -186,7 +187,7 @@ fn log_config(config: &Config, max_bytes: u64, clock: Arc<dyn Clock>) -> LogConf
         max_delay: config.durability.max_delay,
         codec: config.disk.codec,
         streams: configured.chain(internal_streams()).collect(),
-        clock,
+        clock: Arc::new(SystemClock),
     }
 }
 
@@ -254,7 +255,7 @@ async fn watch_over(gateway: &Gateway, signals: &mut Signals, reload: impl Fn())
     }
 }
 
-/// SIGHUP: puts users and rights in force as their files are now, and says what else a restart would change.
+/// SIGHUP: puts users, rights and certificates in force as their files are now, and says what else a restart would change.
 fn reload(args: &RunArgs, running: &Config, broker: &Broker) {
     match check::auth(running) {
         Ok(auth) if running.auth != AuthFiles::default() => {
@@ -263,6 +264,11 @@ fn reload(args: &RunArgs, running: &Config, broker: &Broker) {
         }
         Ok(_) => {}
         Err(failure) => error!("users and rights stay as they were: {failure}"),
+    }
+    match broker.reload_certificates() {
+        Ok(0) => {}
+        Ok(listeners) => info!(listeners, "certificates were read again"),
+        Err(error) => error!("certificates stay as they were: {error}"),
     }
 
     let loaded = match settings::load(&args.settings) {
