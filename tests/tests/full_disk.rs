@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use headwater_tests::chance::Chance;
-use headwater_tests::copy::log_of;
+use headwater_tests::copy::whole;
 use headwater_tests::device::{Connect, Device};
 use headwater_tests::gateway::{Broker, Gateway};
 
@@ -38,15 +38,25 @@ fn fill(path: &Path) {
     }
 }
 
-/// The log holds the newest messages up to `end`, without a hole, each as it was published.
+/// The log holds the newest messages up to the last, each as it was published; what is missing before and between them is said to
+/// have made room. The sealer may still be making room while this reads.
 async fn assert_newest(broker: &Broker, all: &[Vec<u8>]) {
-    let log = log_of(broker, "s").await;
-    assert!(log.len() > 100, "only {} messages are left", log.len());
-    let kept = &all[all.len() - log.len()..];
-    for (message, payload) in log.iter().zip(kept) {
-        assert_eq!(&message.payload[..], &payload[..], "at sequence {}", message.seq);
+    let log = whole(broker, "s", 1).await;
+    assert!(log.messages.len() > 100, "only {} messages are left", log.messages.len());
+    let mut parts: Vec<(u64, u64)> = log.gaps.iter().map(|gap| (gap.first, gap.last)).collect();
+    for message in &log.messages {
+        let number = usize::try_from(message.seq - 1).expect("a position in memory");
+        assert_eq!(message.payload, all[number], "at sequence {}", message.seq);
+        parts.push((message.seq, message.seq));
     }
-    assert_eq!(log.last().map(|m| m.seq), Some(all.len() as u64));
+    parts.sort_unstable();
+    let end = parts.iter().fold(1, |next, &(first, last)| {
+        assert_eq!(first, next, "gaps: {:?}", log.gaps);
+        last + 1
+    });
+    assert_eq!(end, all.len() as u64 + 1);
+    assert!(log.gaps.iter().all(|gap| gap.reason == "retention"), "{:?}", log.gaps);
+    assert_eq!(log.messages.last().map(|message| message.seq), Some(all.len() as u64));
 }
 
 #[tokio::test]
