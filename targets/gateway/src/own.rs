@@ -41,7 +41,7 @@ impl Own {
 }
 
 /// Every binary has all of them: there are no cargo features to build without one.
-const FEATURES: &[&str] = &["mqtt", "auth", "jetstream", "http", "systemd"];
+const FEATURES: &[&str] = &["mqtt", "tls", "auth", "jetstream", "http", "systemd"];
 
 pub(crate) fn own(as_json: bool) -> Result<(), Failure> {
     let own = Own::new();
