@@ -7,5 +7,6 @@ pub mod device;
 pub mod hub;
 pub mod load;
 pub mod payload;
+pub mod plot;
 pub mod process;
 pub mod report;
