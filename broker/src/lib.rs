@@ -8,6 +8,7 @@
 //! * [`subject`]: MQTT topics as NATS subjects.
 //! * [`clock`]: the only source of time.
 
+pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod log;

@@ -81,6 +81,8 @@ class Device:
         k.on_unsubscribe = lambda _k, _u, _mid, reasons, _p: emit("unsubscribed", codes=[code(r) for r in reasons])
         k.on_publish = lambda _k, _u, mid, reason, _p: emit("published", mid=mid, code=code(reason))
         k.on_message = self.message
+        if c.get("username") is not None:
+            k.username_pw_set(c["username"], c.get("password"))
         k.max_inflight_messages_set(c.get("window", 20))
         k.max_queued_messages_set(0)
         if will := c.get("will"):

@@ -57,6 +57,8 @@ pub struct Connect {
     pub properties: Value,
     /// `{"topic", "payload" in hexadecimal digits, "qos", "retain", "properties"}`; see [`will`].
     pub will: Value,
+    /// User name and password.
+    pub user: Option<(String, String)>,
     /// The test acknowledges messages itself, by [`Device::acknowledge`].
     pub manual_ack: bool,
 }
@@ -78,8 +80,16 @@ impl Connect {
             keep_alive: 60,
             properties: Value::Null,
             will: Value::Null,
+            user: None,
             manual_ack: false,
         }
+    }
+
+    /// As this user.
+    #[must_use]
+    pub fn user(mut self, name: &str, password: &str) -> Connect {
+        self.user = Some((name.to_owned(), password.to_owned()));
+        self
     }
 
     /// A session that outlives the connection (by an hour on MQTT 5).
@@ -141,6 +151,7 @@ impl Device {
                 "do": "connect", "host": broker.ip().to_string(), "port": broker.port(),
                 "id": how.id, "version": how.version, "clean": how.clean, "keep_alive": how.keep_alive,
                 "properties": how.properties, "will": how.will, "manual_ack": how.manual_ack,
+                "username": how.user.as_ref().map(|(name, _)| name), "password": how.user.as_ref().map(|(_, password)| password),
             }))
             .await;
         device

@@ -28,6 +28,9 @@ pub struct Gateway {
     mqtt: Port,
     http: Port,
     disk: String,
+    listener: &'static str,
+    /// A configuration of the repository that takes the place of the sections a gateway has by itself.
+    profile: Option<String>,
     sections: Vec<String>,
 }
 
@@ -44,14 +47,35 @@ impl Gateway {
             mqtt: Port::lease(),
             http: Port::lease(),
             disk: "max_bytes = \"64MiB\"\nmin_free = \"1MiB\"\n".to_owned(),
+            listener: "mqtt",
+            profile: None,
             sections: Vec::new(),
         }
+    }
+
+    /// The listener speaks TLS, with these keys of `[listener.tls]` and whatever sections follow them.
+    #[must_use]
+    pub fn tls(mut self, keys: &str) -> Gateway {
+        self.listener = "mqtts";
+        self.with(&format!("[listener.tls]\n{keys}"))
     }
 
     /// Replaces the section `[disk]`.
     #[must_use]
     pub fn disk(mut self, keys: &str) -> Gateway {
         self.disk = keys.to_owned();
+        self
+    }
+
+    /// Runs with a file of `configs/`, with only the data directory and the address for devices replaced.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    #[must_use]
+    pub fn profile(mut self, file: &str) -> Gateway {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(file);
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        self.profile = Some(text);
         self
     }
 
@@ -124,19 +148,38 @@ impl Gateway {
     /// The configuration as it would be written now.
     #[must_use]
     pub fn config(&self) -> String {
-        let mut text = format!(
-            "[gateway]\nid = {:?}\ndata_dir = {:?}\n\n[disk]\n{}\n[http]\nbind = \"{}\"\n\n[[listener]]\nkind = \"mqtt\"\nbind = \"{}\"\n",
-            self.id,
-            self.data_dir().display().to_string(),
-            self.disk,
-            self.http(),
-            self.mqtt()
-        );
+        let mut text = match &self.profile {
+            Some(profile) => self.profile_here(profile),
+            None => self.ordinary(),
+        };
         for section in &self.sections {
             text += "\n";
             text += section;
         }
         text
+    }
+
+    fn profile_here(&self, profile: &str) -> String {
+        let data_dir = format!("id = {:?}\ndata_dir = {:?}", self.id, self.data_dir().display().to_string());
+        let bind = format!("bind = \"{}\"", self.mqtt());
+        let mut text = profile.to_owned();
+        for (shipped, ours) in [("data_dir = \"/var/lib/headwater\"", data_dir), ("bind = \"127.0.0.1:1883\"", bind)] {
+            assert_eq!(text.matches(shipped).count(), 1, "{shipped} in {profile}");
+            text = text.replace(shipped, &ours);
+        }
+        text + &format!("\n[http]\nbind = \"{}\"\n", self.http())
+    }
+
+    fn ordinary(&self) -> String {
+        format!(
+            "[gateway]\nid = {:?}\ndata_dir = {:?}\n\n[disk]\n{}\n[http]\nbind = \"{}\"\n\n[[listener]]\nkind = \"{}\"\nbind = \"{}\"\n",
+            self.id,
+            self.data_dir().display().to_string(),
+            self.disk,
+            self.http(),
+            self.listener,
+            self.mqtt()
+        )
     }
 
     /// Writes the configuration file, without starting anything.
@@ -162,8 +205,27 @@ impl Gateway {
     /// Starts the binary and does not wait.
     #[must_use]
     pub fn launch(&self) -> Broker {
-        let config = self.write_config();
+        self.launch_by(Command::new(binary()))
+    }
+
+    /// Starts the binary under a shell line that ends in `exec "$@"`, and does not wait.
+    #[must_use]
+    pub fn launch_under(&self, line: &str) -> Broker {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(line).arg("sh").arg(binary());
+        self.launch_by(command)
+    }
+
+    /// Starts the binary with these environment variables and does not wait.
+    #[must_use]
+    pub fn launch_in(&self, environment: &[(&str, &str)]) -> Broker {
         let mut command = Command::new(binary());
+        command.envs(environment.iter().copied());
+        self.launch_by(command)
+    }
+
+    fn launch_by(&self, mut command: Command) -> Broker {
+        let config = self.write_config();
         command.current_dir(self.dir()).arg("run").arg("--config").arg(config);
         let process = Process::start(format!("headwater {}", self.id), &mut command, self.dir().join("log"));
         Broker { process, mqtt: self.mqtt(), http: self.http() }

@@ -11,6 +11,7 @@
 //! Functions here panic with a text that says what was expected: they are only ever called from tests. They never
 //! sleep for a while and hope; they wait for a condition, with a deadline.
 
+pub mod certificates;
 pub mod chance;
 pub mod copy;
 pub mod device;

@@ -8,6 +8,8 @@ use headwater_tests::copy::whole;
 use headwater_tests::gateway::Gateway;
 use headwater_tests::payload::Mark;
 use headwater_tests::publisher::Publisher;
+use headwater_tests::snapshot;
+use serde_json::Value;
 
 /// Every file below `dir` with something in it.
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -76,6 +78,8 @@ async fn a_damaged_file_costs_what_it_held_and_no_more_in_many_rounds() {
     device.publish(broker.mqtt(), 1, MESSAGES).await;
     broker.kill();
 
+    let verified = sound.command(&["store", "verify"]);
+    assert!(verified.success().ends_with("sound\n"));
     for _ in 0..rounds(30) {
         let gateway = make();
         copy(&sound.data_dir(), &gateway.data_dir());
@@ -88,6 +92,9 @@ async fn a_damaged_file_costs_what_it_held_and_no_more_in_many_rounds() {
         let what = damage(victim, &mut chance);
         // Shown only if the test fails.
         eprintln!("{}: {what}", victim.display());
+        let untouched = snapshot::of(&gateway.data_dir());
+        let verified = gateway.command(&["store", "verify", "--json"]);
+        assert_eq!(snapshot::of(&gateway.data_dir()), untouched, "verifying changes nothing");
 
         let broker = gateway.start().await;
         let before = whole(&broker, "s", 1).await;
@@ -108,6 +115,15 @@ async fn a_damaged_file_costs_what_it_held_and_no_more_in_many_rounds() {
             assert_eq!((mark.number, message.topic.as_str()), (message.seq, "plant/d"));
         }
         assert!(before.gaps.iter().all(|gap| gap.reason == "damage"), "{:?}", before.gaps);
+        // Verifying found the same, without a broker.
+        let found: Value = serde_json::from_str(&verified.stdout).unwrap_or_else(|e| panic!("{e}: {verified:?}"));
+        let stream = found["streams"].as_array().and_then(|streams| streams.iter().find(|one| one["name"] == "s"));
+        assert_eq!(
+            stream.map_or(0, |stream| stream["msgs"].as_u64().unwrap_or(0)),
+            before.messages.len() as u64,
+            "{found}"
+        );
+        assert!(before.gaps.is_empty() || (verified.code == Some(1) && found["sound"] == false), "{verified:?}");
         // Status counts what is gone.
         let status = broker.status().await;
         let gone: u64 = before.gaps.iter().map(|gap| gap.last - gap.first + 1).sum();

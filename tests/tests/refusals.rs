@@ -211,3 +211,23 @@ async fn a_port_in_use_is_named_and_nothing_is_touched() {
     let (mut device, _) = Device::connect(broker.mqtt(), Connect::v4("d")).await;
     assert_eq!(device.publish("plant/x", "x", 1, false).await, 0);
 }
+
+#[tokio::test]
+async fn a_data_directory_in_use_is_not_verified_and_one_that_is_none_is_said_to_be_none() {
+    let gateway = gateway();
+    let broker = gateway.start().await;
+    for command in ["verify", "repair"] {
+        let finished = gateway.command(&["store", command]);
+        assert_eq!(finished.code, Some(1), "{}", finished.stdout);
+        assert!(finished.stderr.contains("is in use by process"), "{}", finished.stderr);
+    }
+    assert!(broker.status().await["gateway"].is_string(), "and its owner is not disturbed");
+    let empty = tempfile::tempdir().expect("a temporary directory");
+    let name = empty.path().to_string_lossy().into_owned();
+    for command in ["verify", "repair"] {
+        let finished = headwater(&["store", command, "--data-dir", &name]);
+        assert_eq!(finished.code, Some(1), "{}", finished.stdout);
+        assert!(finished.stderr.contains("no log"), "{}", finished.stderr);
+        assert_eq!(std::fs::read_dir(empty.path()).expect("readable").count(), 0, "nothing is made there");
+    }
+}

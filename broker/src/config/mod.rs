@@ -28,6 +28,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::auth::AuthFiles;
 use crate::log::{AckPolicy, BlockCodec, Storage, StreamLimits};
 
 /// Everything the gateway runs with.
@@ -43,6 +44,8 @@ pub struct Config {
     pub http: Http,
     /// `[mqtt]`
     pub mqtt: Mqtt,
+    /// `[auth]`
+    pub auth: AuthFiles,
     /// `[[listener]]`
     pub listeners: Vec<Listener>,
     /// `[[stream]]`
@@ -55,13 +58,14 @@ impl Config {
     /// Names of the sections that are not the same in `other`.
     #[must_use]
     pub fn sections_that_differ(&self, other: &Config) -> Vec<&'static str> {
-        let Config { gateway, disk, durability, http, mqtt, listeners, streams, uplinks } = self;
+        let Config { gateway, disk, durability, http, mqtt, auth, listeners, streams, uplinks } = self;
         let sections = [
             ("gateway", *gateway == other.gateway),
             ("disk", *disk == other.disk),
             ("durability", *durability == other.durability),
             ("http", *http == other.http),
             ("mqtt", *mqtt == other.mqtt),
+            ("auth", *auth == other.auth),
             ("listener", *listeners == other.listeners),
             ("stream", *streams == other.streams),
             ("uplink", *uplinks == other.uplinks),
@@ -144,13 +148,54 @@ pub struct Listener {
     pub kind: ListenerKind,
     /// Where.
     pub bind: SocketAddr,
+    /// Clients without a user name are let in.
+    pub anonymous: bool,
 }
 
 /// What a listener speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenerKind {
     /// MQTT over TCP.
     Mqtt,
+    /// MQTT over TLS.
+    Mqtts(ListenerTls),
+}
+
+/// How a listener speaks TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// PEM: our certificate, and those between it and the authority that clients trust.
+    pub cert_file: PathBuf,
+    /// PEM: its private key.
+    pub key_file: PathBuf,
+    /// PEM: authorities of client certificates.
+    pub ca_file: Option<PathBuf>,
+    /// PEM: certificates that are revoked.
+    pub crl_file: Option<PathBuf>,
+    /// Whether clients show certificates.
+    pub clients: ClientCertificates,
+    /// Where in its certificate the client's user name stands; `None`: it says itself who it is.
+    pub name_from: Option<NameFrom>,
+}
+
+/// Whether clients show certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// They are not asked for.
+    None,
+    /// They may.
+    Optional,
+    /// They must.
+    Required,
+}
+
+/// Where a name stands in a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameFrom {
+    /// The common name of its subject.
+    CommonName,
+    /// The first DNS name, mail address or URI of its subject alternative name.
+    AlternativeName,
 }
 
 /// A stream and what it captures.

@@ -25,6 +25,7 @@ pub(crate) struct RawFile {
     pub(crate) durability: RawDurability,
     pub(crate) http: RawHttp,
     pub(crate) mqtt: RawMqtt,
+    pub(crate) auth: RawAuth,
     pub(crate) listener: Vec<Key<RawListener>>,
     pub(crate) stream: Vec<Key<RawStream>>,
     pub(crate) uplink: Vec<Key<RawUplink>>,
@@ -141,19 +142,63 @@ impl Default for RawMqtt {
     }
 }
 
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawAuth {
+    pub(crate) password_file: Key<Option<String>>,
+    pub(crate) acl_file: Key<Option<String>>,
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawListener {
     pub(crate) kind: Key<RawListenerKind>,
     pub(crate) bind: Key<String>,
-    pub(crate) anonymous: Key<bool>,
+    pub(crate) anonymous: Key<Option<bool>>,
+    pub(crate) tls: RawListenerTls,
 }
 
 impl Default for RawListener {
     fn default() -> Self {
-        Self { kind: RawListenerKind::Mqtt.into(), bind: "127.0.0.1:1883".to_owned().into(), anonymous: false.into() }
+        Self {
+            kind: RawListenerKind::Mqtt.into(),
+            bind: "127.0.0.1:1883".to_owned().into(),
+            anonymous: None.into(),
+            tls: RawListenerTls::default(),
+        }
     }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawListenerTls {
+    pub(crate) cert_file: Key<Option<String>>,
+    pub(crate) key_file: Key<Option<String>>,
+    pub(crate) ca_file: Key<Option<String>>,
+    pub(crate) crl_file: Key<Option<String>>,
+    pub(crate) client_certificates: Key<RawClientCertificates>,
+    pub(crate) user_name_from: Key<Option<RawNameFrom>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[cfg_attr(test, derive(Serialize))]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RawClientCertificates {
+    #[default]
+    None,
+    Optional,
+    Required,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RawNameFrom {
+    Cn,
+    San,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -308,7 +353,9 @@ pub(crate) fn keys_at(section: &str) -> &'static [&'static str] {
         "durability" => keys_of::<RawDurability>(),
         "http" => keys_of::<RawHttp>(),
         "mqtt" => keys_of::<RawMqtt>(),
+        "auth" => keys_of::<RawAuth>(),
         "listener" => keys_of::<RawListener>(),
+        "listener.tls" => keys_of::<RawListenerTls>(),
         "stream" => keys_of::<RawStream>(),
         "uplink" => keys_of::<RawUplink>(),
         "uplink.tls" => keys_of::<RawTls>(),

@@ -1,16 +1,23 @@
 //! From the file as written to the configuration as used: defaults filled in, everything checked against everything.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors};
 use super::key::Key;
-use super::raw::{self, RawAck, RawCompression, RawFile, RawListener, RawListenerKind, RawMqtt};
+use super::raw::{
+    self, RawAck, RawAuth, RawClientCertificates, RawCompression, RawFile, RawListener, RawListenerKind,
+    RawListenerTls, RawMqtt, RawNameFrom,
+};
 use super::size::{GIB, KIB, MIB, Size};
 use super::span::Span;
 use super::tree::{NodeId, Override, Tree};
-use super::{Config, Disk, Durability, Gateway, Http, Listener, ListenerKind, Mqtt};
+use super::{
+    ClientCertificates, Config, Disk, Durability, Gateway, Http, Listener, ListenerKind, ListenerTls, Mqtt, NameFrom,
+};
 use super::{streams, uplinks};
+use crate::auth::AuthFiles;
 use crate::log::{AckPolicy, BlockCodec};
 
 /// G2's smallest budget: below it the staging log, the reserve and a few epochs do not fit.
@@ -101,7 +108,8 @@ impl Check<'_> {
 }
 
 fn resolve(raw: &RawFile, host_name: &str, check: &mut Check<'_>) -> Config {
-    let listeners = listeners(&raw.listener, check);
+    let auth = auth(&raw.auth, check);
+    let listeners = listeners(&raw.listener, auth.password_file.is_some(), check);
     let http = http(raw, &listeners, check);
     let streams = streams::resolve(&raw.stream, check);
     let uplinks = uplinks::resolve(&raw.uplink, &streams, check);
@@ -114,6 +122,7 @@ fn resolve(raw: &RawFile, host_name: &str, check: &mut Check<'_>) -> Config {
         durability: durability(raw, check),
         http,
         mqtt: mqtt(&raw.mqtt, check),
+        auth,
         listeners,
         streams,
         uplinks,
@@ -186,28 +195,93 @@ fn http(raw: &RawFile, listeners: &[Listener], check: &mut Check<'_>) -> Http {
     Http { bind, remote_messages: raw.http.remote_messages }
 }
 
-fn listeners(raw: &[Key<RawListener>], check: &mut Check<'_>) -> Vec<Listener> {
+fn auth(raw: &RawAuth, check: &mut Check<'_>) -> AuthFiles {
+    let mut file = |key: &Key<Option<String>>| {
+        let named = key.value.as_deref() != Some("");
+        check.demand(key, named, |_| "expected the path of a file, found \"\"".to_owned());
+        key.value.as_ref().map(PathBuf::from)
+    };
+    AuthFiles { password_file: file(&raw.password_file), acl_file: file(&raw.acl_file) }
+}
+
+/// `with_users`: there is a password file, so that clients can show who they are.
+fn listeners(raw: &[Key<RawListener>], with_users: bool, check: &mut Check<'_>) -> Vec<Listener> {
     let default = [Key::from(RawListener::default())];
     let raw = if raw.is_empty() { &default[..] } else { raw };
     let mut listeners: Vec<Listener> = Vec::with_capacity(raw.len());
     for entry in raw {
-        let RawListener { kind, bind, anonymous } = &entry.value;
-        check.demand(kind, matches!(kind.value, RawListenerKind::Mqtt), |_| {
-            "not supported in this version: only \"mqtt\" (MQTT over TCP) is".to_owned()
-        });
+        let RawListener { kind, bind, anonymous, tls } = &entry.value;
+        let spoken = match kind.value {
+            RawListenerKind::Mqtt => {
+                for key in [&tls.cert_file, &tls.key_file, &tls.ca_file, &tls.crl_file] {
+                    check.demand(key, key.value.is_none(), |_| "is for listeners of kind \"mqtts\"".to_owned());
+                }
+                ListenerKind::Mqtt
+            }
+            RawListenerKind::Mqtts => match listener_tls(entry, tls, check) {
+                Some(tls) => ListenerKind::Mqtts(tls),
+                None => continue,
+            },
+            RawListenerKind::Ws | RawListenerKind::Wss => {
+                check.error(kind.node, "not supported in this version: only \"mqtt\" and \"mqtts\" are");
+                continue;
+            }
+        };
+        let certified = matches!(&spoken, ListenerKind::Mqtts(tls) if tls.clients == ClientCertificates::Required);
         let Some(address) = check.address(bind, "") else { continue };
         let taken = address.port() != 0 && listeners.iter().any(|listener| listener.bind == address);
         check.demand(bind, !taken, |_| format!("{address} is used by an earlier listener"));
         // G8: whoever opens the broker to the network says so in as many words.
-        check.demand(bind, address.ip().is_loopback() || anonymous.value, |_| {
+        let loopback = address.ip().is_loopback();
+        check.demand(bind, loopback || with_users || certified || anonymous.value == Some(true), |_| {
             format!(
-                "{address} can be reached from the network and there is no access control in this version: \
-                 add `anonymous = true` (or the flag --anonymous) to let in everyone who reaches it"
+                "{address} can be reached from the network and nobody could be kept out: name a password file in \
+                 `auth.password_file`, or add `anonymous = true` (or the flag --anonymous) to let in everyone who reaches it"
             )
         });
-        listeners.push(Listener { kind: ListenerKind::Mqtt, bind: address });
+        check.demand(anonymous, with_users || certified || anonymous.value != Some(false), |_| {
+            "nobody could connect: without `auth.password_file` every client is anonymous".to_owned()
+        });
+        let anonymous = anonymous.value.unwrap_or((loopback || certified) && !with_users);
+        listeners.push(Listener { kind: spoken, bind: address, anonymous });
     }
     listeners
+}
+
+fn listener_tls(entry: &Key<RawListener>, raw: &RawListenerTls, check: &mut Check<'_>) -> Option<ListenerTls> {
+    let path = |key: &Key<Option<String>>| key.value.as_ref().map(PathBuf::from);
+    let (cert_file, key_file) = (path(&raw.cert_file), path(&raw.key_file));
+    if cert_file.is_none() || key_file.is_none() {
+        check.error(entry.node, "a listener of kind \"mqtts\" needs `tls.cert_file` and `tls.key_file`");
+    }
+    let clients = match raw.client_certificates.value {
+        RawClientCertificates::None => ClientCertificates::None,
+        RawClientCertificates::Optional => ClientCertificates::Optional,
+        RawClientCertificates::Required => ClientCertificates::Required,
+    };
+    let ca_file = path(&raw.ca_file);
+    check.demand(&raw.client_certificates, clients == ClientCertificates::None || ca_file.is_some(), |_| {
+        "needs `ca_file`: the authorities that client certificates are checked against".to_owned()
+    });
+    check.demand(&raw.ca_file, clients != ClientCertificates::None || ca_file.is_none(), |_| {
+        "has no effect without `client_certificates = \"required\"` or \"optional\"".to_owned()
+    });
+    check.demand(&raw.crl_file, ca_file.is_some() || raw.crl_file.value.is_none(), |_| "needs `ca_file`".to_owned());
+    let name_from = raw.user_name_from.value.map(|from| match from {
+        RawNameFrom::Cn => NameFrom::CommonName,
+        RawNameFrom::San => NameFrom::AlternativeName,
+    });
+    check.demand(&raw.user_name_from, clients != ClientCertificates::None || name_from.is_none(), |_| {
+        "needs `client_certificates = \"required\"` or \"optional\"".to_owned()
+    });
+    Some(ListenerTls {
+        cert_file: cert_file?,
+        key_file: key_file?,
+        ca_file,
+        crl_file: path(&raw.crl_file),
+        clients,
+        name_from,
+    })
 }
 
 fn mqtt(raw: &RawMqtt, check: &mut Check<'_>) -> Mqtt {
@@ -388,9 +462,7 @@ mod tests {
     #[test]
     fn what_this_version_cannot_do_is_said_so() {
         for text in [
-            "[auth]\npassword_file = \"p\"",
-            "[[listener]]\ncert_file = \"c\"",
-            "[[listener]]\nkind = \"mqtts\"",
+            "[[listener]]\nkind = \"wss\"",
             "[[uplink]]\nname = \"a\"\nkind = \"leaf\"\nservers = [\"nats://h\"]\nmirror = [{stream = \"default\", into = \"X\"}]",
         ] {
             let found = errors(text);
@@ -404,6 +476,21 @@ mod tests {
         assert!(errors("[[listener]]\nbind = \"0.0.0.0:1883\"")[0].contains("add `anonymous = true`"));
         config("[[listener]]\nbind = \"0.0.0.0:1883\"\nanonymous = true");
         config("[[listener]]\nbind = \"[::1]:1883\"");
+    }
+
+    #[test]
+    fn only_loopback_lets_in_anonymous_clients_unasked_and_only_without_users() {
+        let anonymous = |text: &str| config(text).listeners.iter().map(|l| l.anonymous).collect::<Vec<_>>();
+        assert_eq!(anonymous(""), [true]);
+        assert_eq!(anonymous("[auth]\npassword_file = \"p\""), [false]);
+        assert_eq!(anonymous("[auth]\npassword_file = \"p\"\n[[listener]]\nbind = \"0.0.0.0:1883\""), [false]);
+        assert_eq!(
+            anonymous("[auth]\npassword_file = \"p\"\n[[listener]]\nbind = \"0.0.0.0:1883\"\nanonymous = true"),
+            [true]
+        );
+        assert!(errors("[[listener]]\nanonymous = false")[0].contains("nobody could connect"));
+        assert!(errors("[auth]\nacl_file = \"a\"\n[[listener]]\nbind = \"[::]:1\"")[0].contains("password file"));
+        assert!(errors("[auth]\npassword_file = \"\"")[0].contains("expected the path of a file"));
     }
 
     #[test]

@@ -361,9 +361,6 @@ fn replace(table: &mut DeTable<'_>, id: NodeId, text: String) -> bool {
 fn unknown_key(path: &str, keys_at: fn(&str) -> &'static [&'static str]) -> String {
     let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
     let section: String = strip_indices(section);
-    if let Some(reason) = later(&section, key) {
-        return format!("not supported in this version: {reason}");
-    }
     let keys = keys_at(&section);
     match nearest(key, keys) {
         Some(near) => format!("unknown key: did you mean `{near}`?"),
@@ -380,15 +377,6 @@ fn strip_indices(path: &str) -> String {
         keep
     };
     path.chars().filter(outside).collect()
-}
-
-/// Keys of the design that this version does not have yet: an operator who knows them is not told "misspelt".
-fn later(section: &str, key: &str) -> Option<&'static str> {
-    match (section, key) {
-        ("", "auth") => Some("there is no access control yet, every client that reaches a listener is let in"),
-        ("listener", "tls" | "ca_file" | "cert_file" | "key_file") => Some("listeners speak plain MQTT over TCP only"),
-        _ => None,
-    }
 }
 
 /// The words of serde in words of the file.

@@ -8,8 +8,8 @@
 //! | file | what |
 //! |---|---|
 //! | `core.rs`, `restore.rs` | the state behind one short lock, and how it comes back; `group.rs` what is being collected; `held.rs` what a stream holds; `tables.rs`, `subjects.rs`, `memory.rs`, `boots.rs` |
-//! | `writer.rs`, `sealer.rs` | the two threads; `epoch.rs` what an epoch is made of |
-//! | `read.rs`, `open.rs` | reading, opening and recovery |
+//! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns; `epoch.rs` what an epoch is made of |
+//! | `read.rs`, `open.rs`, `verify.rs` | reading, opening and recovery, looking for damage without changing anything |
 //! | `frame.rs`, `records.rs`, `block.rs` | bytes; pure |
 //! | `staging.rs`, `store.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
 //!
@@ -28,6 +28,7 @@ mod layout;
 mod memory;
 mod open;
 mod plan;
+mod pulse;
 mod read;
 mod record;
 mod records;
@@ -43,11 +44,13 @@ mod tables;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writer;
 
 pub use record::{Entry, GapReason, Item, NewMessage, Stamp, StoredMessage, TableId, Ticket};
 pub use report::{DamagedPlace, LogStats, OpenError, OpenReport, ReadBatch, ReadError, StreamInfo};
 pub use stream::{Discard, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};
+pub use verify::{Verified, VerifiedStream, verify};
 
 use std::fmt;
 use std::path::PathBuf;
@@ -445,6 +448,19 @@ impl Log {
             last_ticket: Ticket(core.ticket),
             failed: core.failed,
         }
+    }
+
+    /// Returns once the commit loop has come round after this call: it lives, and no sync or sealing holds it up. Writes nothing.
+    /// Never returns once the log has failed or was closed.
+    pub async fn pulse(&self) {
+        let shared = self.shared();
+        let (number, mut answered) = shared.pulse.ask();
+        // Under the lock: the writer has either seen the question already or is asleep.
+        let core = shared.lock();
+        shared.writer_wake.notify_all();
+        drop(core);
+        // Cannot fail: the sender lives as long as this handle.
+        let _ = answered.wait_for(|answered| *answered >= number).await;
     }
 
     /// Commits what was appended, saves the cursors, ends the threads. Blocking. Later appends fail; reads go on.

@@ -21,6 +21,7 @@ use super::layout::{
     decode, key,
 };
 use super::plan::Sizes;
+use super::pulse::Pulse;
 use super::records::{FrameRecords, Record};
 use super::shared::{Content, Shared};
 use super::staging::{Found, SlotId, Staging, scan};
@@ -104,6 +105,7 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
         sealer_wake: Condvar::new(),
         room: Notify::new(),
         mark: watch::Sender::new(DurableMark { ticket: Ticket(0), failed: false }),
+        pulse: Pulse::default(),
         store,
         staging,
         cache: Mutex::new(Cache::default()),

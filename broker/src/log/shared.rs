@@ -13,6 +13,7 @@ use super::core::Core;
 use super::frame::unpack;
 use super::held::{Head, Source, Wanted};
 use super::layout::{EpochIndex, INDEX_STREAM, INDEX_VERSION, TABLE_BASE, decode, key};
+use super::pulse::Pulse;
 use super::record::Stamp;
 use super::records::{FrameRecords, Record};
 use super::staging::Staging;
@@ -32,6 +33,7 @@ pub(super) struct Shared {
     /// The group being collected was taken.
     pub(super) room: Notify,
     pub(super) mark: watch::Sender<DurableMark>,
+    pub(super) pulse: Pulse,
     pub(super) store: Store,
     pub(super) staging: Staging,
     pub(super) cache: Mutex<Cache>,

@@ -10,6 +10,7 @@ use crate::clock::SystemClock;
 mod model;
 mod recovery;
 mod retention;
+mod wide;
 
 /// Sizes that reach every edge with some hundred kilobytes.
 const SMALL: plan::Sizes = plan::Sizes {

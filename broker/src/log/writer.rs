@@ -71,6 +71,7 @@ impl Writer {
             if core.failed {
                 return Todo::End;
             }
+            self.shared.pulse.answer();
             let now = Instant::now();
             let mut until: Option<Instant> = None;
             let mut at_latest = |at: Instant| until = Some(until.map_or(at, |u| u.min(at)));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::record::{qos_of, retain_of};
 use super::streams::{Positions, StreamIndex};
 use super::{Router, SessionKey};
+use crate::auth::acl::Use;
 use crate::log::{Item, ReadBatch, Seq, StoredMessage, StreamId};
 use crate::mqtt::packet::QoS;
 use crate::mqtt::properties::decode_stored;
@@ -153,7 +154,7 @@ impl Router {
     pub fn concerns(&self, key: SessionKey, stream: StreamIndex) -> bool {
         let Some(slot) = self.slot(key) else { return false };
         let topics = &self.streams[stream].topics;
-        topics.is_empty() || slot.subscriptions.keys().any(|f| topics.iter().any(|t| t.overlaps(f)))
+        topics.is_empty() || slot.subscriptions.filters().any(|f| topics.iter().any(|t| t.overlaps(f)))
     }
 
     /// A page that skips the stream up to its tail, for a stream that does not [`concern`](Router::concerns) the session.
@@ -188,7 +189,7 @@ impl Router {
             self.counters.bad_records += 1;
             return None;
         };
-        let slot = self.slot(key)?;
+        let slot = self.slot(key).filter(|slot| slot.may(Use::Read, &topic))?;
         let own = slot.outbox().is_some_and(|o| o.own.contains(stream, seq));
         let mut qos = QoS::AtMostOnce;
         let mut retain_as_published = false;

@@ -18,6 +18,7 @@ mod retained;
 mod sessions;
 mod streams;
 mod subscribe;
+mod subscriptions;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -96,6 +97,10 @@ pub struct RouterCounters {
     pub refused_full: u64,
     /// Messages larger than their stream takes: refused on MQTT 5, acknowledged and discarded on 3.1.1.
     pub refused_too_large: u64,
+    /// Messages to topics that their client may not write to: refused on MQTT 5 with QoS > 0, discarded otherwise.
+    pub denied_publish: u64,
+    /// Subscriptions to what their client may not read.
+    pub denied_subscribe: u64,
     /// QoS 0 messages that met a full queue, or a client that lags behind.
     pub dropped_queue_full: u64,
     /// QoS > 0 messages that met a full queue and are stored nowhere.

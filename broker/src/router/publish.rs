@@ -10,6 +10,7 @@ use super::sessions::Link;
 use super::streams::StreamIndex;
 use super::tables::{self, RECEIVED, RETAINED};
 use super::{Router, SessionKey, Store};
+use crate::auth::acl::Use;
 use crate::clock::Monotonic;
 use crate::log::{AppendError, Entry, NewMessage, Seq, Ticket};
 use crate::mqtt::packet::{Publish, QoS, ReasonCode, Version};
@@ -40,6 +41,8 @@ pub struct Routed {
     pub done: usize,
     /// Why not further.
     pub stopped: Option<Stop>,
+    /// Of those done: discarded, because the client may not write to their topics.
+    pub denied: usize,
 }
 
 /// Why a batch was not routed to its end. The message at `done` was not routed at all.
@@ -107,19 +110,29 @@ impl Router {
     ) -> Routed {
         let mut done = 0;
         let mut one_by_one = false;
+        let mut denied = 0;
         while let Some(first) = batch.get(done) {
             let Some(topic) = &first.topic else {
                 debug_assert!(false, "the session resolves aliases");
                 done += 1;
                 continue;
             };
+            if !self.may_write(publisher, topic) {
+                // A 3.1.1 client can only be told by cutting it off, which would not keep it from trying again (3.3.5).
+                self.counters.denied_publish += 1;
+                refuse(first, ReasonCode::NotAuthorized, "the client may not write to this topic", answers);
+                denied += 1;
+                done += 1;
+                continue;
+            }
             let plan = self.plan(first, topic, publisher);
             let mut end = done + 1;
             if plan.stream.is_some() && !plan.alone && !one_by_one {
                 let mut bytes = first.payload.len();
                 while let Some((next, topic)) = batch.get(end).and_then(|p| p.topic.as_ref().map(|t| (p, t))) {
                     bytes += next.payload.len() + topic.as_bytes().len() + 64;
-                    if next.retain || bytes > GROUP_BYTES || self.streams.find(topic) != plan.stream {
+                    let other = self.streams.find(topic) != plan.stream || !self.may_write(publisher, topic);
+                    if next.retain || bytes > GROUP_BYTES || other {
                         break;
                     }
                     end += 1;
@@ -131,29 +144,37 @@ impl Router {
                     done = end;
                     one_by_one = false;
                 }
-                Err(AppendError::Busy) => return Routed { done, stopped: Some(Stop::Busy) },
-                Err(AppendError::Failed) => return Routed { done, stopped: Some(Stop::Failed) },
+                Err(AppendError::Busy) => return Routed { done, stopped: Some(Stop::Busy), denied },
+                Err(AppendError::Failed) => return Routed { done, stopped: Some(Stop::Failed), denied },
                 // Perhaps only one of them is too much.
                 Err(AppendError::TooLarge { .. } | AppendError::Full { .. }) if group.len() > 1 => one_by_one = true,
                 Err(AppendError::TooLarge { .. }) => {
                     self.counters.refused_too_large += 1;
                     // IMPORTANT: a 3.1.1 client cannot be told, and would send the message again for ever if it were cut off or
                     // held back: it gets its acknowledgement, the message is discarded, counted, and logged by the connection.
-                    refuse(first, "the message is larger than its stream takes", answers);
+                    refuse(first, ReasonCode::QuotaExceeded, "the message is larger than its stream takes", answers);
                     done = end;
                 }
                 Err(AppendError::Full { stream, limit }) => {
                     let told = matches!(publisher, Publisher::Client(_, Version::V5) | Publisher::Will);
                     if first.qos > QoS::AtMostOnce && !told {
-                        return Routed { done, stopped: Some(Stop::Full { stream, limit }) };
+                        return Routed { done, stopped: Some(Stop::Full { stream, limit }), denied };
                     }
                     self.counters.refused_full += 1;
-                    refuse(first, "the stream is full", answers);
+                    refuse(first, ReasonCode::QuotaExceeded, "the stream is full", answers);
                     done = end;
                 }
             }
         }
-        Routed { done, stopped: None }
+        Routed { done, stopped: None, denied }
+    }
+
+    /// Wills were looked at when their clients connected and left.
+    fn may_write(&self, publisher: Publisher, topic: &TopicName) -> bool {
+        match publisher {
+            Publisher::Client(key, _) => self.slot(key).is_none_or(|slot| slot.may(Use::Write, topic)),
+            Publisher::Will => true,
+        }
     }
 
     fn plan(&mut self, publish: &Publish, topic: &TopicName, publisher: Publisher) -> Plan {
@@ -349,6 +370,9 @@ impl Router {
         let any = matched.iter().any(|m| !m.only_own);
         for m in matched.drain(..) {
             let Some(slot) = self.slots.get_mut(m.key.0 as usize).and_then(Option::as_mut) else { continue };
+            if !slot.may(Use::Read, topic) {
+                continue;
+            }
             if m.only_own {
                 if let (Some((stream, seq)), Some(own)) = (place, slot.own_messages_to_remember())
                     && !own.add(stream, seq)
@@ -423,8 +447,8 @@ impl Router {
     }
 }
 
-fn refuse(publish: &Publish, text: &'static str, answers: &mut Vec<Answer>) {
+fn refuse(publish: &Publish, reason: ReasonCode, text: &'static str, answers: &mut Vec<Answer>) {
     if publish.qos > QoS::AtMostOnce {
-        answers.push(Answer { ticket: AckTicket(0), result: AnswerResult::One(ReasonCode::QuotaExceeded, Some(text)) });
+        answers.push(Answer { ticket: AckTicket(0), result: AnswerResult::One(reason, Some(text)) });
     }
 }

@@ -11,6 +11,7 @@ use super::record::{self, BadRecord, ProgressRecord, RetainedRecord, SessionReco
 use super::retained::Replay;
 use super::sessions::{Link, Offline, Slot, Subscription};
 use super::streams::Positions;
+use super::subscriptions::Subscriptions;
 use super::tables::{self, PROGRESS, RECEIVED, RETAINED, SESSIONS};
 use super::{Router, Wants};
 use crate::clock::Monotonic;
@@ -151,7 +152,7 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
         let router = &mut self.router;
         // Subscriptions without progress: written in one group, so something is wrong. Nothing is known of its expiry either.
         let progress = found.progress.ok_or(BadRecord)?;
-        let mut subscriptions = BTreeMap::new();
+        let mut subscriptions = Subscriptions::default();
         for s in found.session.subscriptions {
             let filter = TopicFilter::new(s.filter).map_err(|_| BadRecord)?;
             let since = (!s.since.is_empty()).then(|| positions(router, &s.since, Seq(0)));
@@ -214,6 +215,7 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
             expiry,
             subscriptions,
             link: Link::Offline(Box::new(offline)),
+            access: None,
             stored: true,
         });
         router.by_client.insert(client_id, key);

@@ -1,6 +1,6 @@
 //! Who is there, and what outlives a connection.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,22 +10,26 @@ use super::record::{
 };
 use super::retained::Replay;
 use super::streams::{Positions, Streams};
+use super::subscriptions::Subscriptions;
 use super::tables::{self, PROGRESS, RECEIVED, SESSIONS};
 use super::{Router, SessionKey, Store, record};
+use crate::auth::acl::{Access, Use};
 use crate::clock::Monotonic;
 use crate::log::{AppendError, Appended, Entry, Stamp, Ticket};
 use crate::mqtt::packet::{PacketId, SubscriptionOptions, Will};
 use crate::mqtt::properties::encode_stored;
 use crate::mqtt::session::{InFlight, Negotiated, SessionExpiry, SessionState};
-use crate::mqtt::topic::TopicFilter;
+use crate::mqtt::topic::TopicName;
 
 /// One session, connected or not.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) client_id: Arc<str>,
     pub(super) expiry: SessionExpiry,
-    pub(super) subscriptions: BTreeMap<TopicFilter, Subscription>,
+    pub(super) subscriptions: Subscriptions,
     pub(super) link: Link,
+    /// What its client may do; `None`: everything. Of a session that was restored: nobody has shown who it is yet.
+    pub(super) access: Option<Arc<Access>>,
     /// There may be records of it on disk.
     pub(super) stored: bool,
 }
@@ -125,6 +129,11 @@ pub struct Progress<'a> {
 }
 
 impl Slot {
+    /// Whether its client may do this with the topic.
+    pub(super) fn may(&self, what: Use, topic: &TopicName) -> bool {
+        self.access.as_ref().is_none_or(|access| access.may(what, topic))
+    }
+
     pub(super) fn outbox(&self) -> Option<&Outbox> {
         match &self.link {
             Link::Online(online) => Some(&online.outbox),
@@ -176,14 +185,34 @@ impl Router {
         let slot = Slot {
             client_id: Arc::clone(&client_id),
             expiry: agreed.expiry,
-            subscriptions: BTreeMap::new(),
+            subscriptions: Subscriptions::default(),
             link: Link::Online(Online { outbox: Outbox::new(Mode::Live) }),
+            access: None,
             stored: false,
         };
         let key = self.insert_slot(slot);
         self.by_client.insert(client_id, key);
         self.online += 1;
         Ok(Attached { key, present: false, state: SessionState::default(), catch_up: None, replays: Vec::new(), will })
+    }
+
+    /// What the session's client may do from now on; `None`: everything.
+    pub fn set_access(&mut self, key: SessionKey, access: Option<Arc<Access>>) {
+        if let Some(slot) = self.slot_mut(key) {
+            slot.access = access;
+        }
+    }
+
+    /// The client id of a session.
+    #[must_use]
+    pub fn client_id(&self, key: SessionKey) -> Option<Arc<str>> {
+        self.slot(key).map(|slot| Arc::clone(&slot.client_id))
+    }
+
+    /// Whether the session's client may read the topic.
+    #[must_use]
+    pub fn may_read(&self, key: SessionKey, topic: &TopicName) -> bool {
+        self.slot(key).is_some_and(|slot| slot.may(Use::Read, topic))
     }
 
     pub(super) fn insert_slot(&mut self, slot: Slot) -> SessionKey {
@@ -227,6 +256,8 @@ impl Router {
         let Some(slot) = self.slots.get_mut(key.0 as usize).and_then(Option::as_mut) else {
             return Detached { will, persists: false };
         };
+        // Its rights may have changed since it connected.
+        let will = will.filter(|will| slot.may(Use::Write, &will.topic));
         let Link::Online(online) = &mut slot.link else { return Detached { will, persists: false } };
         slot.expiry = expiry;
         self.online -= 1;
@@ -292,7 +323,7 @@ impl Router {
         self.free.push(key.0);
         self.by_client.remove(&slot.client_id);
         self.subscriptions -= slot.subscriptions.len();
-        for filter in slot.subscriptions.keys() {
+        for filter in slot.subscriptions.filters() {
             self.trie.remove(filter, key);
         }
         let client_id = slot.client_id.as_bytes();

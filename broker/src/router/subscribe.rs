@@ -6,6 +6,7 @@ use super::catch_up::TAG_COPY;
 use super::retained::Replay;
 use super::sessions::{Link, Subscription};
 use super::{Router, SessionKey, Store, Wants, record};
+use crate::auth::acl::Use;
 use crate::clock::Monotonic;
 use crate::log::{AppendError, Entry, NewMessage};
 use crate::mqtt::packet::{QoS, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe};
@@ -55,7 +56,13 @@ impl Router {
         let max = self.limits.max_subscriptions;
         let tails = self.streams.tails();
         let until_version = self.retained.version();
-        let Some(slot) = self.slot_mut(key) else { return ReasonCode::UnspecifiedError };
+        let Some(slot) = self.slots.get_mut(key.0 as usize).and_then(Option::as_mut) else {
+            return ReasonCode::UnspecifiedError;
+        };
+        if slot.access.as_ref().is_some_and(|access| !access.may_subscribe(&filter)) {
+            self.counters.denied_subscribe += 1;
+            return ReasonCode::NotAuthorized;
+        }
         let known = slot.subscriptions.get(&filter).map(|s| s.since.clone());
         if known.is_none() && slot.subscriptions.len() >= max {
             return ReasonCode::QuotaExceeded;
@@ -133,6 +140,9 @@ impl Router {
         let mut window_full = false;
         let mut found = Vec::new();
         let done = self.retained.step(replay, now, |entry, replay| {
+            if !slot.may(Use::Read, &entry.message.topic) {
+                return true;
+            }
             let qos = replay.qos.min(entry.message.qos);
             window_full = qos > QoS::AtMostOnce && window == 0;
             if found.len() == REPLAY_PAGE || window_full {

@@ -4,6 +4,7 @@
 //! one read brought. It never waits inside an action: what finds no room in the log is kept (`batch`, `held`) and tried again,
 //! while deliveries and acknowledgements go on. It waits at one place ([`Connection::wait`]), for whatever may happen next.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
@@ -32,6 +33,9 @@ const FULL_RETRY: Duration = Duration::from_millis(250);
 /// Progress of a session is saved after this long or this many acknowledgements; a crash repeats at most so much.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
 const SAVE_AFTER_ACKS: u64 = 1000;
+
+/// A connection that was heard no more for so long gives back the memory that only a busy one needs.
+const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the last bytes may take to leave when we end a connection.
 const LAST_BYTES: Duration = Duration::from_secs(2);
@@ -68,6 +72,8 @@ pub(super) struct Connection {
     blocked: Option<Blocked>,
     /// In an episode of refused messages, which is logged once.
     refusing: bool,
+    /// It has tried to write where it may not, and that was logged.
+    denied: bool,
     pub(super) feed: Feed,
     closing: Option<Close>,
     /// The broker shuts down: nothing more is read, what was taken is finished.
@@ -75,13 +81,23 @@ pub(super) struct Connection {
     /// The socket is dead.
     broken: bool,
     save_at: Option<Monotonic>,
+    /// When to look whether the client has become idle.
+    rest_at: Option<Monotonic>,
     answers: Vec<Answer>,
     timer: std::pin::Pin<Box<Sleep>>,
     timer_at: Option<Monotonic>,
+    shutdown: Shutdown,
 }
 
 impl Connection {
-    pub(super) fn new(hub: Arc<Hub>, wire: Wire, link: Arc<Link>, agreed: Negotiated, attached: Attached) -> Self {
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        wire: Wire,
+        link: Arc<Link>,
+        agreed: Negotiated,
+        attached: Attached,
+        shutdown: Shutdown,
+    ) -> Self {
         let now = hub.now();
         let session = Session::new(now, &agreed, &hub.limits, attached.state, attached.present);
         let durable = hub.log.durable();
@@ -101,21 +117,25 @@ impl Connection {
             unsaved: None,
             blocked: None,
             refusing: false,
+            denied: false,
             feed,
             closing: None,
             stopping: false,
             broken: false,
             save_at: None,
+            rest_at: None,
             answers: Vec::new(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             timer_at: None,
+            shutdown,
             hub,
         }
     }
 
     /// Serves the client until the connection ends, and gives the session back.
-    pub(super) async fn run(mut self, mut shutdown: Shutdown) {
+    pub(super) async fn run(mut self: Box<Self>) {
         loop {
+            self.mind_shutdown();
             let more = self.work();
             if self.wire.flush(&self.hub.counters).is_err() {
                 self.broken = true;
@@ -127,9 +147,22 @@ impl Connection {
                 self.session.close(ReasonCode::ServerShuttingDown, "the server is shutting down");
                 continue;
             }
-            self.wait(more, &mut shutdown).await;
+            self.wait(more).await;
         }
-        self.end(&mut shutdown).await;
+        // Boxed, as an idle connection has no use for the room that its end takes.
+        Box::pin(self.end()).await;
+    }
+
+    fn mind_shutdown(&mut self) {
+        match self.shutdown.phase() {
+            Phase::Running => {}
+            Phase::Stopping => self.stopping = true,
+            Phase::Expired => {
+                self.stopping = true;
+                self.abandon();
+                self.session.close(ReasonCode::ServerShuttingDown, "the server is shutting down");
+            }
+        }
     }
 
     /// Does everything that can be done without waiting. `true`: call again soon, there is more.
@@ -139,6 +172,10 @@ impl Connection {
             self.abandon();
             // [MQTT-3.1.4-3]
             self.session.close(ReasonCode::SessionTakenOver, "another connection has taken the session over");
+        }
+        if self.link.revoked.load(Acquire) {
+            self.abandon();
+            self.session.close(ReasonCode::NotAuthorized, "the user is not known any more, or has another password");
         }
         if self.session.waits_for().is_some() || self.feed.is_catching_up() || self.session.redelivering() {
             // Before the log is read, so that a reader that finds nothing knows since when.
@@ -169,7 +206,23 @@ impl Connection {
         self.transmit();
         let more = self.closing.is_none() && !self.broken && self.deliver(now);
         self.save_progress(now);
+        self.rest(now);
         more
+    }
+
+    fn rest(&mut self, now: Monotonic) {
+        let holds_room = self.session.holds_room() || self.batch.capacity() + self.answers.capacity() > 0;
+        self.rest_at = match self.rest_at {
+            None => holds_room.then(|| now + REST_AFTER),
+            Some(at) if now < at => Some(at),
+            Some(_) if now.since(self.session.last_heard()) < REST_AFTER => Some(now + REST_AFTER),
+            Some(_) => {
+                self.session.rest();
+                self.batch.shrink_to_fit();
+                self.answers = Vec::new();
+                None
+            }
+        };
     }
 
     /// We keep the client from being heard.
@@ -229,7 +282,14 @@ impl Connection {
         let publisher = Publisher::Client(self.key, self.session.version());
         let mut answers = std::mem::take(&mut self.answers);
         let routed = self.hub.publish(publisher, &self.batch, &mut answers);
-        let refused = answers.iter().any(|a| matches!(a.result, AnswerResult::One(ReasonCode::QuotaExceeded, _)));
+        let has = |reason| answers.iter().any(|a| matches!(a.result, AnswerResult::One(found, _) if found == reason));
+        let refused = has(ReasonCode::QuotaExceeded);
+        if routed.denied > 0 && !std::mem::replace(&mut self.denied, true) {
+            tracing::warn!(
+                client_id = self.client_id,
+                "messages to topics that the client may not write to are discarded"
+            );
+        }
         if refused {
             self.refusing(None);
         }
@@ -280,14 +340,18 @@ impl Connection {
         self.session.close(ReasonCode::ImplementationSpecificError, "the log has failed");
     }
 
-    /// Drops what was not routed: it was not acknowledged, the client will send it again.
+    /// Drops what was not routed: it was not acknowledged, the client will send it again. A goodbye that waits behind it stays one.
     fn abandon(&mut self) {
         self.batch = Vec::new();
-        self.held = None;
+        let mut next = self.held.take();
         self.unsaved = None;
         self.blocked = None;
         // Whatever else the machine wanted belongs to packets behind these.
-        while self.session.poll_action().is_some() {}
+        while let Some(action) = next.take().or_else(|| self.session.poll_action()) {
+            if let Action::Close(close) = action {
+                self.closing = Some(close);
+            }
+        }
     }
 
     fn execute(&mut self, action: Action) {
@@ -407,25 +471,27 @@ impl Connection {
 
     /// Waits for the next thing to happen. Every branch is safe to cancel: the sockets' readiness, notifications that keep
     /// their permit, watches, and a reader's task that goes on by itself.
-    async fn wait(&mut self, more: bool, shutdown: &mut Shutdown) {
+    ///
+    /// IMPORTANT: what is awaited here lies in the task of every idle client. Readiness is polled, what seldom happens is boxed, and
+    /// the shutdown comes as a wake-up.
+    async fn wait(&mut self, more: bool) {
         let wants_read = self.may_read();
         let wants_write = self.wire.has_output();
         let wants_mark = self.session.waits_for().is_some() || self.feed.waits_for_mark();
         let wants_room = self.blocked == Some(Blocked::Room) || self.feed.waits_for_room();
         self.set_timer();
         let timed = self.timer_at.is_some();
-        let awaited = if self.stopping { Phase::Expired } else { Phase::Stopping };
         let socket = &self.wire.socket;
         tokio::select! {
             () = tokio::task::yield_now(), if more => {}
             () = self.link.wake.notified() => {}
-            ready = socket.readable(), if wants_read => match ready {
+            ready = poll_fn(|context| socket.poll_read_ready(context)), if wants_read => match ready {
                 Ok(()) => self.wire.set_ready(),
                 Err(_) => self.broken = true,
             },
-            ready = socket.writable(), if wants_write => self.broken |= ready.is_err(),
+            ready = poll_fn(|context| socket.poll_write_ready(context)), if wants_write => self.broken |= ready.is_err(),
             _ = self.durable.changed(), if wants_mark => {}
-            () = self.hub.log.room(), if wants_room => {
+            () = async { Box::pin(self.hub.log.room()).await }, if wants_room => {
                 if self.blocked == Some(Blocked::Room) {
                     self.blocked = None;
                 }
@@ -433,13 +499,6 @@ impl Connection {
             }
             read = self.feed.read_done(), if self.feed.is_reading() => self.feed.take_read(read),
             () = &mut self.timer, if timed => self.timer_at = None,
-            () = shutdown.reached(awaited) => {
-                if self.stopping {
-                    self.abandon();
-                    self.session.close(ReasonCode::ServerShuttingDown, "the server is shutting down");
-                }
-                self.stopping = true;
-            }
         }
     }
 
@@ -448,7 +507,8 @@ impl Connection {
             Some(Blocked::Full(at)) => Some(at),
             Some(Blocked::Room) | None => None,
         };
-        let Some(at) = [self.session.next_timeout(), full, self.save_at].into_iter().flatten().min() else {
+        let Some(at) = [self.session.next_timeout(), full, self.save_at, self.rest_at].into_iter().flatten().min()
+        else {
             self.timer_at = None;
             return;
         };
@@ -460,26 +520,30 @@ impl Connection {
     }
 
     /// Gives the session back, after what the client sent before it left was routed.
-    async fn end(mut self, shutdown: &mut Shutdown) {
+    async fn end(mut self: Box<Self>) {
         if let Some(close) = self.closing {
             match (close.by, close.reason) {
                 (ClosedBy::Us, ReasonCode::KeepAliveTimeout) => {
                     self.hub.counters.keep_alive_timeouts.fetch_add(1, Relaxed);
                 }
-                (ClosedBy::Us, ReasonCode::SessionTakenOver | ReasonCode::ServerShuttingDown)
+                (
+                    ClosedBy::Us,
+                    ReasonCode::SessionTakenOver | ReasonCode::ServerShuttingDown | ReasonCode::NotAuthorized,
+                )
                 | (ClosedBy::Client | ClosedBy::ClientWithWill, _) => {}
                 (ClosedBy::Us, _) => {
                     self.hub.counters.protocol_errors.fetch_add(1, Relaxed);
                 }
             }
             tracing::debug!(client_id = self.client_id, reason = ?close.reason, detail = close.detail, "connection closed");
+            self.wire.finish();
             if self.wire.has_output() && !self.broken {
                 // The peer may not read any more; nothing depends on these bytes.
                 let _ = tokio::time::timeout(LAST_BYTES, super::handshake::drain(&self.hub, &mut self.wire)).await;
             }
         } else {
             tracing::debug!(client_id = self.client_id, "connection lost");
-            self.finish_batch(shutdown).await;
+            self.finish_batch().await;
             let unsent = self.batch.iter().filter(|p| p.qos == QoS::AtMostOnce).count();
             self.hub.with(|router, _| router.counters_mut().dropped_disconnected += unsent as u64);
         }
@@ -489,7 +553,7 @@ impl Connection {
         let reading = self.feed.positions().cloned();
         let replays = std::mem::take(&mut self.feed.replays);
         self.feed.end(&self.hub.counters);
-        let Connection { hub, session, key, link, wire, .. } = self;
+        let Connection { hub, session, key, link, wire, .. } = *self;
         // The socket first: whoever takes the session over need not fear that this one still writes.
         drop(wire);
         let state = session.into_state();
@@ -498,11 +562,11 @@ impl Connection {
 
     /// The client is gone, what it sent before is not routed yet: routes it if the log finds room. QoS 0 messages would be lost
     /// otherwise; others will come again.
-    async fn finish_batch(&mut self, shutdown: &mut Shutdown) {
+    async fn finish_batch(&mut self) {
         while !self.batch.is_empty() && self.blocked == Some(Blocked::Room) {
             tokio::select! {
                 () = self.hub.log.room() => {}
-                () = shutdown.expired() => return,
+                () = self.shutdown.expired() => return,
                 () = self.link.wake.notified() => {
                     if self.link.taken_over.load(Acquire) {
                         return;

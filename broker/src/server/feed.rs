@@ -23,11 +23,11 @@ const PULL_BYTES: usize = 32 * 1024;
 /// Where the messages of one connection come from.
 #[derive(Debug)]
 pub(super) struct Feed {
-    catch_up: Option<CatchUp>,
+    catch_up: Option<Box<CatchUp>>,
     pub(super) replays: Vec<Replay>,
     /// A read of the log under way; at most one.
     reader: Option<(Order, JoinHandle<Result<ReadBatch, ReadError>>)>,
-    read: Option<(Order, Result<ReadBatch, ReadError>)>,
+    read: Option<Box<(Order, Result<ReadBatch, ReadError>)>>,
     /// A copy of a retained message found no room in the log.
     no_room: bool,
     /// The durable mark as last seen.
@@ -56,7 +56,7 @@ impl Feed {
     pub(super) fn new(catch_up: Option<Positions>, replays: Vec<Replay>, counters: &Counters) -> Self {
         counters.catch_up_readers.fetch_add(u64::from(catch_up.is_some()), Relaxed);
         Self {
-            catch_up: catch_up.map(CatchUp::new),
+            catch_up: catch_up.map(|positions| Box::new(CatchUp::new(positions))),
             replays,
             reader: None,
             read: None,
@@ -69,7 +69,7 @@ impl Feed {
 
     /// Positions, while catching up.
     pub(super) fn positions(&self) -> Option<&Positions> {
-        self.catch_up.as_ref().map(CatchUp::positions)
+        self.catch_up.as_deref().map(CatchUp::positions)
     }
 
     pub(super) fn waits_for_mark(&self) -> bool {
@@ -120,7 +120,7 @@ impl Feed {
         let Some((order, _)) = self.reader.take() else { return };
         // A cancelled task means that the runtime ends.
         if let Ok(read) = read {
-            self.read = Some((order, read));
+            self.read = Some(Box::new((order, read)));
         }
     }
 }
@@ -136,7 +136,8 @@ impl Drop for Feed {
 impl Connection {
     /// Sends what may be sent. `true`: there is more, call again.
     pub(super) fn deliver(&mut self, now: Monotonic) -> bool {
-        if let Some((order, read)) = self.feed.read.take() {
+        if let Some(read) = self.feed.read.take() {
+            let (order, read) = *read;
             self.use_read(now, order, read);
         }
         if self.feed.reader.is_some() || self.feed.waits_for_mark {
@@ -227,6 +228,7 @@ impl Connection {
                     if message.is_none() {
                         router.counters_mut().lost_to_retention += 1;
                     }
+                    let message = message.filter(|message| router.may_read(key, &message.topic));
                     message.map(|message| {
                         let ids = router.subscription_ids(key, &message.topic);
                         (message, ids)
@@ -326,7 +328,7 @@ impl Connection {
             Pull::More => true,
             Pull::CatchUp(positions) => {
                 self.hub.counters.catch_up_readers.fetch_add(1, Relaxed);
-                self.feed.catch_up = Some(CatchUp::new(positions));
+                self.feed.catch_up = Some(Box::new(CatchUp::new(positions)));
                 true
             }
         }

@@ -2,20 +2,36 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use super::authorize::authorize;
+use super::authorize::{Identity, authorize, rights};
 use super::hub::Hub;
 use super::stats::Refused;
 use super::wire::{Read, Wire};
+use crate::auth::acl::Access;
 use crate::mqtt::codec::connect_return_code;
-use crate::mqtt::packet::{Packet, ReasonCode, Version};
+use crate::mqtt::packet::{Connect, Packet, ReasonCode, Version};
 use crate::mqtt::session::{Negotiated, negotiate, refuse};
+
+/// What a CONNECT led to.
+#[derive(Debug)]
+pub(super) struct Agreed {
+    pub(super) negotiated: Negotiated,
+    pub(super) identity: Identity,
+    /// `None`: everything.
+    pub(super) access: Option<Arc<Access>>,
+}
 
 /// Reads the CONNECT and agrees on it. The caller limits the time.
 ///
 /// # Errors
 /// Why there will be no connection; the client has been told as far as its version allows.
-pub(super) async fn handshake(hub: &Hub, wire: &mut Wire, peer: SocketAddr) -> Result<Negotiated, Refused> {
+pub(super) async fn handshake(
+    hub: &Hub,
+    wire: &mut Wire,
+    peer: SocketAddr,
+    anonymous: bool,
+) -> Result<Agreed, Refused> {
     let connect = loop {
         match wire.decode(None, hub.limits.max_packet_bytes) {
             Ok(Some(Packet::Connect(connect))) => break connect,
@@ -32,26 +48,39 @@ pub(super) async fn handshake(hub: &Hub, wire: &mut Wire, peer: SocketAddr) -> R
                 return Err(Refused::BadConnect);
             }
         }
-        wire.socket.readable().await.map_err(|_| Refused::NoConnect)?;
+        wire.ready().await.map_err(|_| Refused::NoConnect)?;
         wire.set_ready();
-        match wire.read(&hub.counters) {
-            Ok(Read::Some | Read::None) => {}
-            Ok(Read::End) | Err(_) => return Err(Refused::NoConnect),
+        let read = wire.read(&hub.counters);
+        // What TLS answers to it, an alert included.
+        let flushed = wire.flush(&hub.counters);
+        match (read, flushed) {
+            (Ok(Read::Some | Read::None), Ok(())) => {}
+            (Err(error), _) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::debug!(%peer, %error, "TLS handshake failed");
+                return Err(Refused::Tls);
+            }
+            (Ok(Read::End) | Err(_), _) | (_, Err(_)) => return Err(Refused::NoConnect),
         }
     };
     let version = connect.version;
-    let agreed = match authorize(&connect, peer) {
-        Ok(_) => negotiate(*connect, &hub.limits, assigned_client_id),
-        Err(reason) => Err(reason),
+    let agreed = match authorize(hub, &connect, peer, anonymous, wire.certified_name()).await {
+        Ok(identity) => agree(hub, *connect, identity).map_err(|reason| (reason, Refused::NotAuthorized)),
+        Err(refused) => Err(refused),
     };
     match agreed {
         Ok(agreed) => Ok(agreed),
-        Err(reason) => {
+        Err((reason, refused)) => {
             tracing::debug!(%peer, ?reason, "CONNECT refused");
             tell(hub, wire, version, reason).await;
-            Err(Refused::NotAuthorized)
+            Err(refused)
         }
     }
+}
+
+fn agree(hub: &Hub, connect: Connect, identity: Identity) -> Result<Agreed, ReasonCode> {
+    let negotiated = negotiate(connect, &hub.limits, assigned_client_id)?;
+    let access = rights(&identity, &negotiated.client_id, negotiated.will.as_ref())?;
+    Ok(Agreed { negotiated, identity, access })
 }
 
 /// Sends the CONNACK that refuses [MQTT-3.1.4-5], where the version has one for the reason.

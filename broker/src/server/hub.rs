@@ -2,15 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, Semaphore};
 
+use super::authorize::Identity;
+use super::handshake::Agreed;
 use super::stats::{BrokerStats, ClientInfo, Counters};
+use crate::auth::Auth;
 use crate::clock::{Clock, Monotonic};
 use crate::log::{AppendError, Log, Ticket};
 use crate::mqtt::packet::{Publish, QoS, Will};
-use crate::mqtt::session::{Answer, Delivery, Limits, Negotiated};
+use crate::mqtt::session::{Answer, Delivery, Limits};
 use crate::router::{AttachError, Attached, Leaving, Progress, Publisher, Pull, Routed, Router, SessionKey, Stop};
 
 /// Clients that read from the log at the same time. Each holds one page; more would only fight for the disk.
@@ -20,19 +23,27 @@ const READERS: usize = 4;
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) peer: SocketAddr,
+    /// `None`: anonymous.
+    username: Option<Box<str>>,
+    certified: bool,
     /// Look into your outbox, and at the flags here.
     pub(super) wake: Notify,
     /// Another connection wants the session.
     pub(super) taken_over: AtomicBool,
+    /// The user is gone or has another password.
+    pub(super) revoked: AtomicBool,
     /// The session was given back.
     gone: AtomicBool,
     left: Notify,
 }
 
 impl Link {
-    pub(super) fn new(peer: SocketAddr) -> Arc<Self> {
+    pub(super) fn new(peer: SocketAddr, identity: &Identity) -> Arc<Self> {
         Arc::new(Self {
             peer,
+            username: identity.username.as_deref().map(Into::into),
+            certified: identity.certified,
+            revoked: AtomicBool::new(false),
             wake: Notify::new(),
             taken_over: AtomicBool::new(false),
             gone: AtomicBool::new(false),
@@ -52,6 +63,9 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Hub {
     state: Mutex<State>,
+    auth: Mutex<Arc<Auth>>,
+    /// One password hash at a time.
+    pub(super) hashing: Semaphore,
     pub(super) log: Log,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: Limits,
@@ -62,9 +76,11 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn new(router: Router, log: Log, clock: Arc<dyn Clock>, limits: Limits) -> Self {
+    pub(super) fn new(router: Router, auth: Auth, log: Log, clock: Arc<dyn Clock>, limits: Limits) -> Self {
         Self {
             state: Mutex::new(State { router, links: Vec::new() }),
+            auth: Mutex::new(Arc::new(auth)),
+            hashing: Semaphore::new(1),
             log,
             clock,
             limits,
@@ -76,6 +92,40 @@ impl Hub {
 
     pub(super) fn now(&self) -> Monotonic {
         self.clock.monotonic()
+    }
+
+    /// Users and rights as they are now.
+    pub(super) fn auth(&self) -> Arc<Auth> {
+        Arc::clone(&self.auth.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts other users and rights in force, also for those who are connected: who is no user any more, or has another
+    /// password, is disconnected. Returns how many those are.
+    pub(super) fn set_auth(&self, auth: Auth) -> usize {
+        let auth = Arc::new(auth);
+        let old = std::mem::replace(&mut *self.auth.lock().unwrap_or_else(PoisonError::into_inner), Arc::clone(&auth));
+        let mut revoked = Vec::new();
+        let mut state = self.lock();
+        let State { router, links } = &mut *state;
+        for (key, link) in (0..).map(SessionKey).zip(&*links) {
+            let (Some(link), Some(client_id)) = (link, router.client_id(key)) else { continue };
+            let known = match (&link.username, auth.users()) {
+                (None, _) => true,
+                (Some(_), _) if link.certified => true,
+                (Some(name), Some(users)) => users.keeps(name, old.users()),
+                (Some(_), None) => false,
+            };
+            match auth.access(link.username.as_deref(), &client_id) {
+                Ok(access) if known => router.set_access(key, access),
+                _ => revoked.push(Arc::clone(link)),
+            }
+        }
+        drop(state);
+        for link in &revoked {
+            link.revoked.store(true, Ordering::Release);
+            link.wake.notify_one();
+        }
+        revoked.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -100,13 +150,22 @@ impl Hub {
         result
     }
 
+    /// Wakes every connection that has a session.
+    pub(super) fn wake_all(&self) {
+        let links: Vec<Arc<Link>> = self.lock().links.iter().flatten().cloned().collect();
+        for link in links {
+            link.wake.notify_one();
+        }
+    }
+
     /// Gives a session to a connection; the one that has it is told to leave and waited for [MQTT-3.1.4-3].
-    pub(super) async fn attach(&self, agreed: &Negotiated, link: &Arc<Link>) -> Result<Attached, AttachError> {
+    pub(super) async fn attach(&self, agreed: &Agreed, link: &Arc<Link>) -> Result<Attached, AttachError> {
         loop {
             let old = {
                 let mut state = self.lock();
-                match state.router.attach(agreed) {
+                match state.router.attach(&agreed.negotiated) {
                     Ok(attached) => {
+                        state.router.set_access(attached.key, agreed.access.clone());
                         let index = attached.key.0 as usize;
                         if state.links.len() <= index {
                             state.links.resize(index + 1, None);

@@ -12,6 +12,7 @@ mod hub;
 mod stats;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 mod wire;
 
 use std::fmt;
@@ -26,9 +27,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 pub use stats::{BrokerStats, ClientInfo, Refused};
+pub use tls::TlsError;
 
+use crate::auth::Auth;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{ClientCertificates, Config, ListenerKind};
 use crate::log::{Log, ReadError};
 use crate::mqtt::packet::{ReasonCode, Version};
 use crate::mqtt::session::{Limits, Negotiated};
@@ -38,7 +41,6 @@ use crate::router::{
 };
 use connection::Connection;
 use hub::{Hub, Link};
-use stats::Counters;
 use wire::Wire;
 
 /// Longest sleep of a timer that follows the boot clock while the runtime's clock stands still in a suspended machine.
@@ -59,6 +61,8 @@ pub enum StartError {
     },
     /// The log was opened without a stream that the configuration or the router needs; the wiring is wrong.
     NoStream(String),
+    /// A listener's TLS files cannot be used; the operator has to look.
+    Tls(TlsError),
     /// Sessions or retained messages could not be read from the log.
     Read(ReadError),
 }
@@ -67,6 +71,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Bind { addr, error } => write!(f, "cannot listen on {addr}: {error}"),
+            StartError::Tls(error) => error.fmt(f),
             StartError::NoStream(name) => write!(f, "the log has no stream \"{name}\""),
             StartError::Read(error) => write!(f, "sessions cannot be read from the log: {error:?}"),
         }
@@ -80,9 +85,18 @@ impl std::error::Error for StartError {}
 pub struct Broker {
     hub: Arc<Hub>,
     addrs: Vec<SocketAddr>,
+    acceptors: Vec<Arc<tls::Acceptor>>,
     restored: RestoreReport,
     phase: watch::Sender<Phase>,
     tasks: JoinSet<()>,
+}
+
+/// How a listener lets clients in.
+#[derive(Debug)]
+struct Gate {
+    /// Clients without a user name.
+    anonymous: bool,
+    tls: Option<Arc<tls::Acceptor>>,
 }
 
 /// How far the shutdown has come.
@@ -100,6 +114,11 @@ enum Phase {
 struct Shutdown(watch::Receiver<Phase>);
 
 impl Shutdown {
+    /// How far it has come. Connections with a session look at it whenever they wake, and [`Hub::wake_all`] wakes them.
+    fn phase(&self) -> Phase {
+        *self.0.borrow()
+    }
+
     async fn reached(&mut self, phase: Phase) {
         // A broker that was dropped without a shutdown counts as one.
         let _ = self.0.wait_for(|now| *now >= phase).await;
@@ -122,7 +141,7 @@ impl Broker {
     ///
     /// # Errors
     /// As [`StartError`] says; nothing runs then.
-    pub async fn start(config: &Config, log: Log, clock: Arc<dyn Clock>) -> Result<Broker, StartError> {
+    pub async fn start(config: &Config, auth: Auth, log: Log, clock: Arc<dyn Clock>) -> Result<Broker, StartError> {
         let mqtt = &config.mqtt;
         let now = clock.monotonic();
         let router = Router::new(
@@ -148,32 +167,41 @@ impl Broker {
         };
         let mut listeners = Vec::new();
         let mut addrs = Vec::new();
+        let mut acceptors = Vec::new();
         for listener in &config.listeners {
             let addr = listener.bind;
             // tokio sets SO_REUSEADDR, so that a restart need not wait for old connections to time out.
             let bound = TcpListener::bind(addr).await.map_err(|error| StartError::Bind { addr, error })?;
             addrs.push(bound.local_addr().map_err(|error| StartError::Bind { addr, error })?);
-            listeners.push(bound);
-            if !addr.ip().is_loopback() {
-                tracing::warn!(%addr, "anybody who reaches this listener may connect: there is no authentication yet");
+            let tls = match &listener.kind {
+                ListenerKind::Mqtt => None,
+                ListenerKind::Mqtts(files) => Some(Arc::new(tls::Acceptor::load(files).map_err(StartError::Tls)?)),
+            };
+            let certified =
+                matches!(&listener.kind, ListenerKind::Mqtts(tls) if tls.clients == ClientCertificates::Required);
+            acceptors.extend(tls.clone());
+            listeners.push((bound, Arc::new(Gate { anonymous: listener.anonymous, tls })));
+            if listener.anonymous && !certified && !addr.ip().is_loopback() {
+                tracing::warn!(%addr, "anybody who reaches this listener may connect: it lets in anonymous clients");
             }
         }
-        let hub = Arc::new(Hub::new(router, log, clock, limits));
+        let hub = Arc::new(Hub::new(router, auth, log, clock, limits));
         let (phase, receiver) = watch::channel(Phase::Running);
         let shutdown = Shutdown(receiver);
         let permits = Arc::new(Semaphore::new(usize_of(mqtt.max_connections)));
         let mut tasks = JoinSet::new();
-        for listener in listeners {
+        for (listener, gate) in listeners {
             tasks.spawn(accept(
                 Arc::clone(&hub),
                 listener,
+                gate,
                 Arc::clone(&permits),
                 mqtt.connect_timeout,
                 shutdown.clone(),
             ));
         }
         tasks.spawn(keep_time(Arc::clone(&hub), shutdown));
-        Ok(Broker { hub, addrs, restored, phase, tasks })
+        Ok(Broker { hub, addrs, acceptors, restored, phase, tasks })
     }
 
     /// Where it listens, in the order of the configuration; with the real port where that said 0.
@@ -200,6 +228,23 @@ impl Broker {
         self.hub.clients(limit)
     }
 
+    /// Puts other users and rights in force, for connected clients too: who is no user any more, or has another password, is
+    /// disconnected. Returns how many those are.
+    pub fn set_auth(&self, auth: Auth) -> usize {
+        self.hub.set_auth(auth)
+    }
+
+    /// Reads certificates and keys of all listeners again, for clients who come from now on; those who are there keep what they have.
+    ///
+    /// # Errors
+    /// What is wrong with the files of some listener, which keeps what it had.
+    pub fn reload_certificates(&self) -> Result<usize, TlsError> {
+        for acceptor in &self.acceptors {
+            acceptor.reload()?;
+        }
+        Ok(self.acceptors.len())
+    }
+
     /// A handle for status and metrics that outlives the borrow of the broker.
     #[must_use]
     pub fn observer(&self) -> Observer {
@@ -209,17 +254,23 @@ impl Broker {
     /// Stops accepting, tells v5 clients (0x8B), finishes appends and acknowledgements of what was taken, saves the sessions,
     /// and ends every task; after `deadline` without further patience. The log stays open.
     pub async fn shutdown(mut self, deadline: Duration) {
-        self.phase.send_replace(Phase::Stopping);
+        self.enter(Phase::Stopping);
         let in_order = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(deadline, in_order).await.is_ok() {
             return;
         }
         tracing::warn!("connections did not end in time and are cut off");
-        self.phase.send_replace(Phase::Expired);
+        self.enter(Phase::Expired);
         // Everything that still waits now looks at the phase; a second is long for that.
         let at_once = async { while self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_secs(1), at_once).await;
         self.tasks.shutdown().await;
+    }
+
+    fn enter(&self, phase: Phase) {
+        // IMPORTANT: in this order. Who attaches in between has not looked at the phase yet.
+        self.phase.send_replace(phase);
+        self.hub.wake_all();
     }
 }
 
@@ -280,6 +331,7 @@ async fn restore(
 async fn accept(
     hub: Arc<Hub>,
     listener: TcpListener,
+    gate: Arc<Gate>,
     permits: Arc<Semaphore>,
     connect_timeout: Duration,
     mut shutdown: Shutdown,
@@ -306,10 +358,14 @@ async fn accept(
             continue;
         };
         hub.counters.accepted.fetch_add(1, Relaxed);
-        let (hub, shutdown) = (Arc::clone(&hub), shutdown.clone());
+        let counted = Counted::new(Arc::clone(&hub));
+        // What is needed once is boxed and gone before the client is idle: a task is as large as its largest moment.
+        let opening =
+            Box::pin(open(Arc::clone(&hub), socket, peer, Arc::clone(&gate), connect_timeout, shutdown.clone()));
         connections.spawn(async move {
-            let counted = Counted::new(&hub.counters);
-            serve(&hub, socket, peer, connect_timeout, shutdown).await;
+            if let Some(connection) = opening.await {
+                connection.run().await;
+            }
             drop(counted);
             drop(permit);
         });
@@ -319,54 +375,78 @@ async fn accept(
 }
 
 /// Counts a connection while it exists, however its task ends.
-struct Counted<'a>(&'a Counters);
+struct Counted(Arc<Hub>);
 
-impl<'a> Counted<'a> {
-    fn new(counters: &'a Counters) -> Self {
-        counters.connections.fetch_add(1, Relaxed);
-        Self(counters)
+impl Counted {
+    fn new(hub: Arc<Hub>) -> Self {
+        hub.counters.connections.fetch_add(1, Relaxed);
+        Self(hub)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
+        self.0.counters.connections.fetch_sub(1, Relaxed);
     }
 }
 
-async fn serve(hub: &Arc<Hub>, socket: TcpStream, peer: SocketAddr, connect_timeout: Duration, mut shutdown: Shutdown) {
+/// From an accepted socket to a connection that can be run. `None`: there will be none, and that is counted.
+async fn open(
+    hub: Arc<Hub>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    gate: Arc<Gate>,
+    connect_timeout: Duration,
+    mut shutdown: Shutdown,
+) -> Option<Box<Connection>> {
     // Acknowledgements are small, and waiting for company would only delay them. A socket that refuses is broken and shows it soon.
     let _ = socket.set_nodelay(true);
-    let mut wire = Wire::new(socket);
-    let begin = begin(hub, &mut wire, peer);
+    let tls = match gate.tls.as_deref().map(tls::Acceptor::session).transpose() {
+        Ok(tls) => tls,
+        Err(error) => {
+            tracing::error!(%error, "TLS cannot be spoken");
+            hub.counters.refuse(Refused::Tls);
+            return None;
+        }
+    };
+    let mut wire = Wire::new(socket, tls);
+    let begin = begin(&hub, &mut wire, peer, gate.anonymous);
     let begun = tokio::select! {
         begun = tokio::time::timeout(connect_timeout, begin) => begun.unwrap_or(Err(Refused::NoConnect)),
-        () = shutdown.requested() => return,
+        () = shutdown.requested() => return None,
     };
     match begun {
         Ok((link, agreed, mut attached)) => {
             if let Some(will) = attached.will.take() {
                 hub.publish_will(&will).await;
             }
-            let connection = Connection::new(Arc::clone(hub), wire, link, agreed, attached);
-            connection.run(shutdown).await;
+            Some(Box::new(Connection::new(hub, wire, link, agreed, attached, shutdown)))
         }
-        Err(refused) => hub.counters.refuse(refused),
+        Err(refused) => {
+            hub.counters.refuse(refused);
+            None
+        }
     }
 }
 
 /// From the socket to a session. Safe to cancel: taking the session is the last thing it does.
-async fn begin(hub: &Hub, wire: &mut Wire, peer: SocketAddr) -> Result<(Arc<Link>, Negotiated, Attached), Refused> {
-    let agreed = handshake::handshake(hub, wire, peer).await?;
-    let link = Link::new(peer);
+async fn begin(
+    hub: &Hub,
+    wire: &mut Wire,
+    peer: SocketAddr,
+    anonymous: bool,
+) -> Result<(Arc<Link>, Negotiated, Attached), Refused> {
+    let agreed = handshake::handshake(hub, wire, peer, anonymous).await?;
+    let link = Link::new(peer, &agreed.identity);
     match hub.attach(&agreed, &link).await {
-        Ok(attached) => Ok((link, agreed, attached)),
+        Ok(attached) => Ok((link, agreed.negotiated, attached)),
         Err(AttachError::TooManySessions | AttachError::InUse(_)) => {
-            let reason = match agreed.version {
+            let version = agreed.negotiated.version;
+            let reason = match version {
                 Version::V311 => ReasonCode::ServerUnavailable,
                 Version::V5 => ReasonCode::QuotaExceeded,
             };
-            handshake::tell(hub, wire, agreed.version, reason).await;
+            handshake::tell(hub, wire, version, reason).await;
             Err(Refused::TooManySessions)
         }
     }

@@ -17,16 +17,22 @@ pub enum Refused {
     NotAuthorized,
     /// `max_sessions` is reached.
     TooManySessions,
+    /// The user name or the password was wrong.
+    WrongPassword,
+    /// TLS could not be agreed on; a certificate that is missing, revoked or not trusted, mostly.
+    Tls,
 }
 
 impl Refused {
     /// All of them, with the name that metrics use.
-    pub const ALL: [(Refused, &'static str); 5] = [
+    pub const ALL: [(Refused, &'static str); 7] = [
         (Refused::TooManyConnections, "too_many_connections"),
         (Refused::NoConnect, "no_connect"),
         (Refused::BadConnect, "bad_connect"),
         (Refused::NotAuthorized, "not_authorized"),
         (Refused::TooManySessions, "too_many_sessions"),
+        (Refused::WrongPassword, "wrong_password"),
+        (Refused::Tls, "tls"),
     ];
 }
 
@@ -35,7 +41,7 @@ impl Refused {
 pub(super) struct Counters {
     pub(super) connections: AtomicU64,
     pub(super) accepted: AtomicU64,
-    pub(super) refused: [AtomicU64; 5],
+    pub(super) refused: [AtomicU64; 7],
     pub(super) bytes_in: AtomicU64,
     pub(super) bytes_out: AtomicU64,
     pub(super) messages_out: [AtomicU64; 3],
@@ -67,7 +73,7 @@ pub struct BrokerStats {
     /// Connections accepted since start.
     pub accepted: u64,
     /// Connections refused since start, in the order of [`Refused::ALL`].
-    pub refused: [u64; 5],
+    pub refused: [u64; 7],
     /// Bytes read from clients.
     pub bytes_in: u64,
     /// Bytes written to clients.

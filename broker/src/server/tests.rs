@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::auth::AuthFiles;
 use crate::clock::SystemClock;
 use crate::config::{Disk, Durability, Gateway, Http, Listener, ListenerKind, Mqtt, Stream};
 use crate::log::{AckPolicy, BlockCodec, Discard, LogConfig, Seq, Storage, StreamConfig, StreamLimits};
@@ -44,7 +45,12 @@ fn config(dir: &Path) -> Config {
             max_retained_bytes: 100_000,
             max_keep_alive: 0,
         },
-        listeners: vec![Listener { kind: ListenerKind::Mqtt, bind: "127.0.0.1:0".parse().expect("valid") }],
+        auth: AuthFiles::default(),
+        listeners: vec![Listener {
+            kind: ListenerKind::Mqtt,
+            bind: "127.0.0.1:0".parse().expect("valid"),
+            anonymous: true,
+        }],
         streams: vec![stream("default", "#", &["full/#"], StreamLimits::default()), stream("full", "full/#", &[], one)],
         uplinks: Vec::new(),
     }
@@ -75,7 +81,7 @@ async fn start(config: &Config) -> Running {
     };
     let opened = tokio::task::spawn_blocking(move || Log::open(log_config)).await.expect("opening does not panic");
     let (log, _) = opened.expect("a fresh or proper directory");
-    let broker = Broker::start(config, log.clone(), clock).await.expect("the port is free");
+    let broker = Broker::start(config, Auth::default(), log.clone(), clock).await.expect("the port is free");
     Running { broker, log }
 }
 
@@ -150,18 +156,7 @@ impl Client {
     }
 
     async fn publish(&mut self, topic: &str, payload: &str, qos: QoS, n: u16) {
-        self.send(Packet::Publish(Publish {
-            dup: false,
-            qos,
-            retain: false,
-            topic: Some(topic.parse().expect("valid")),
-            packet_id: (qos > QoS::AtMostOnce).then(|| id(n)),
-            topic_alias: None,
-            subscription_ids: Vec::new(),
-            properties: None,
-            payload: bytes::Bytes::copy_from_slice(payload.as_bytes()),
-        }))
-        .await;
+        self.send(publish(topic, payload, qos, n)).await;
     }
 
     async fn subscribe(&mut self, filter: &str, qos: QoS) {
@@ -184,6 +179,20 @@ impl Client {
             self.send(Packet::PubAck(ack(packet_id))).await;
         }
     }
+}
+
+fn publish(topic: &str, payload: &str, qos: QoS, n: u16) -> Packet {
+    Packet::Publish(Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic: Some(topic.parse().expect("valid")),
+        packet_id: (qos > QoS::AtMostOnce).then(|| id(n)),
+        topic_alias: None,
+        subscription_ids: Vec::new(),
+        properties: None,
+        payload: bytes::Bytes::copy_from_slice(payload.as_bytes()),
+    })
 }
 
 fn id(n: u16) -> PacketId {
@@ -345,6 +354,24 @@ async fn a_full_stream_holds_a_311_client_back_until_there_is_room() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_held_back_and_says_goodbye_gives_its_session_to_the_next() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let running = start(&config(dir.path())).await;
+    let (mut client, _) = running.client("s", Version::V311, false).await;
+    // All of it comes with one read, so that the goodbye waits behind the message that the full stream does not take.
+    let mut bytes = BytesMut::new();
+    for packet in [publish("full/a", "1", QoS::AtLeastOnce, 1), publish("full/a", "2", QoS::AtLeastOnce, 2)] {
+        codec::encode(&packet, Version::V311, &mut bytes).expect("a proper packet");
+    }
+    bytes.extend_from_slice(&[0xe0, 0]);
+    client.socket.write_all(&bytes).await.expect("the broker reads");
+    assert_eq!(client.receive().await, Some(Packet::PubAck(ack(id(1)))));
+    let (_next, present) = running.client("s", Version::V311, false).await;
+    assert!(present);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn refusals_are_counted_by_reason() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut config = config(dir.path());
@@ -397,7 +424,9 @@ async fn an_address_in_use_is_named() {
     let running = start(&config(dir.path())).await;
     let mut config = config(dir.path());
     config.listeners[0].bind = running.broker.local_addrs()[0];
-    let error = Broker::start(&config, running.log.clone(), Arc::new(SystemClock)).await.expect_err("it is in use");
+    let error = Broker::start(&config, Auth::default(), running.log.clone(), Arc::new(SystemClock))
+        .await
+        .expect_err("it is in use");
     assert!(error.to_string().starts_with(&format!("cannot listen on {}", config.listeners[0].bind)), "{error}");
     running.stop().await;
 }

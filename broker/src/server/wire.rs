@@ -2,13 +2,16 @@
 //!
 //! A connection that is idle holds no buffer: one is made when the socket has something, and freed when all of it is decoded.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 
 use bytes::{Buf, BytesMut};
 use tokio::net::TcpStream;
 
 use super::stats::Counters;
+use super::tls;
 use crate::mqtt::codec;
 use crate::mqtt::packet::{DecodeError, Packet, PacketId, Version};
 use crate::mqtt::session::Outgoing;
@@ -26,6 +29,8 @@ const WRITE_BYTES_HARD: usize = 4 * WRITE_BYTES;
 #[derive(Debug)]
 pub(super) struct Wire {
     pub(super) socket: TcpStream,
+    /// `None`: the bytes of the socket are the client's.
+    tls: Option<Box<tls::Session>>,
     input: BytesMut,
     output: BytesMut,
     /// The socket may have something to read.
@@ -44,8 +49,8 @@ pub(super) enum Read {
 }
 
 impl Wire {
-    pub(super) fn new(socket: TcpStream) -> Self {
-        Self { socket, input: BytesMut::new(), output: BytesMut::new(), ready: true }
+    pub(super) fn new(socket: TcpStream, tls: Option<tls::Session>) -> Self {
+        Self { socket, tls: tls.map(Box::new), input: BytesMut::new(), output: BytesMut::new(), ready: true }
     }
 
     /// Reads once, without waiting.
@@ -59,7 +64,15 @@ impl Wire {
             Ok(None) | Err(_) => 0,
         };
         self.input.reserve(missing.clamp(READ_BYTES, 16 * READ_BYTES));
-        match self.socket.try_read_buf(&mut self.input) {
+        let read = match &mut self.tls {
+            None => self.socket.try_read_buf(&mut self.input),
+            Some(tls) => match tls.read(&self.socket, &mut self.input) {
+                Ok(tls::Brought::Bytes(count)) => Ok(count),
+                Ok(tls::Brought::End) => Ok(0),
+                Err(error) => Err(error),
+            },
+        };
+        match read {
             Ok(0) => Ok(Read::End),
             Ok(n) => {
                 counters.bytes_in.fetch_add(n as u64, Relaxed);
@@ -148,13 +161,51 @@ impl Wire {
     }
 
     pub(super) fn has_output(&self) -> bool {
-        !self.output.is_empty()
+        !self.output.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
+    /// Waits until the socket has something to read, or takes what waits to be written. Safe to cancel.
+    pub(super) async fn ready(&self) -> io::Result<()> {
+        poll_fn(|context| {
+            if self.has_output()
+                && let Poll::Ready(ready) = self.socket.poll_write_ready(context)
+            {
+                return Poll::Ready(ready);
+            }
+            self.socket.poll_read_ready(context)
+        })
+        .await
+    }
+
+    /// The user name in the client's certificate, if names are taken from there.
+    pub(super) fn certified_name(&self) -> Option<String> {
+        self.tls.as_ref()?.client_name()
+    }
+
+    /// Nothing follows what is to be written.
+    pub(super) fn finish(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.end();
+        }
     }
 
     /// Writes what the socket takes now; one system call, mostly.
     pub(super) fn flush(&mut self, counters: &Counters) -> io::Result<()> {
+        if self.output.is_empty()
+            && let Some(tls) = &mut self.tls
+        {
+            // Of the handshake, or of earlier output.
+            tls.write(&self.socket, &[])?;
+        }
         while !self.output.is_empty() {
-            match self.socket.try_write(&self.output) {
+            let written = match &mut self.tls {
+                None => self.socket.try_write(&self.output),
+                Some(tls) => match tls.write(&self.socket, &self.output) {
+                    Ok(0) => return Ok(()),
+                    taken => taken,
+                },
+            };
+            match written {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     counters.bytes_out.fetch_add(n as u64, Relaxed);

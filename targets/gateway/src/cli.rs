@@ -34,14 +34,26 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Set or delete the password of a user in a password file.
+    Passwd(PasswdArgs),
     /// Show clients, streams, uplinks and disk of the running broker.
     Status(QueryArgs),
+    /// Look into a data directory that no broker has open.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Look into the streams of the running broker.
     #[command(subcommand)]
     Stream(StreamCommand),
     /// Look at the uplinks of the running broker.
     #[command(subcommand)]
     Uplink(UplinkCommand),
+    /// Say what this binary is: version, commit, target and how it was built.
+    #[command(name = "self")]
+    Own {
+        /// Write JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -80,9 +92,48 @@ pub(crate) enum StreamCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Read everything and say what is damaged; changes nothing. Exit code 1 if anything is.
+    Verify(StoreArgs),
+    /// Do what starting would do about damage, and stop.
+    Repair(StoreArgs),
+}
+
+/// Which data directory.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StoreArgs {
+    /// The configuration file that names it.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The directory itself [default: that of the configuration, ./headwater-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<String>,
+    /// Write JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl StoreArgs {
+    pub(crate) fn settings(&self) -> SettingsArgs {
+        SettingsArgs { config: self.config.clone(), data_dir: self.data_dir.clone(), ..SettingsArgs::default() }
+    }
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum UplinkCommand {
     /// List the uplinks and how far each came.
     Ls(QueryArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PasswdArgs {
+    /// The password file; made if it is not there.
+    pub(crate) file: PathBuf,
+    /// The user. The password is asked for, or read from stdin.
+    pub(crate) user: String,
+    /// Delete the user.
+    #[arg(long, short = 'D')]
+    pub(crate) delete: bool,
 }
 
 /// Where settings come from. A flag overrides the environment, which overrides the file.

@@ -239,6 +239,12 @@ fn client_counters(broker: &BrokerStats) -> Vec<Counter> {
         counter("redelivered_total", None, broker.redelivered, "Messages sent again after a reconnect."),
         counter("keep_alive_timeouts_total", None, broker.keep_alive_timeouts, "Clients cut off for silence."),
         counter("protocol_errors_total", None, broker.protocol_errors, "Clients cut off for what they sent."),
+        counter(
+            "subscriptions_refused_total",
+            None,
+            router.denied_subscribe,
+            "Subscriptions to what their clients may not read.",
+        ),
         counter("retained_refused_total", None, router.retained_refused, "Messages not retained for want of room."),
         counter("queue_overflows_total", None, router.queue_overflows, "Queues that overflowed to the log."),
         counter("sessions_expired_total", None, router.sessions_expired, "Sessions that expired."),
@@ -265,7 +271,11 @@ fn client_counters(broker: &BrokerStats) -> Vec<Counter> {
     counters.extend(refused.map(|((_, reason), value)| {
         counter("connections_refused_total", Some((Label::Reason, reason)), value, "Connections not taken.")
     }));
-    for (reason, value) in [("full", router.refused_full), ("too_large", router.refused_too_large)] {
+    for (reason, value) in [
+        ("full", router.refused_full),
+        ("too_large", router.refused_too_large),
+        ("not_authorized", router.denied_publish),
+    ] {
         counters.push(counter(
             "messages_refused_total",
             Some((Label::Reason, reason)),

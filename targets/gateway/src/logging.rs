@@ -1,11 +1,13 @@
 //! Log lines to stderr.
 
+use std::fmt;
 use std::io::IsTerminal;
 
-use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::Layer;
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, Layer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
@@ -17,6 +19,7 @@ pub(crate) fn start(format: LogFormat, level: &str) -> Result<(), Failure> {
     let filter = filter(level)?;
     let registry = tracing_subscriber::registry().with(filter);
     let set = match format {
+        LogFormat::Text if stderr_is_journal() => tracing::subscriber::set_global_default(registry.with(journal())),
         LogFormat::Text => tracing::subscriber::set_global_default(registry.with(text())),
         LogFormat::Json => {
             tracing::subscriber::set_global_default(registry.with(Layer::new().json().with_writer(std::io::stderr)))
@@ -27,6 +30,40 @@ pub(crate) fn start(format: LogFormat, level: &str) -> Result<(), Failure> {
 
 fn text<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl tracing_subscriber::Layer<S> {
     Layer::new().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal())
+}
+
+/// The journal notes the time itself, and takes the level from the start of the line.
+fn journal<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl tracing_subscriber::Layer<S> {
+    Layer::new()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .event_format(Journal(Format::default().without_time().with_level(false)))
+}
+
+/// Whether stderr is the journal's, not only that of something that runs below a service (systemd.exec(5)).
+fn stderr_is_journal() -> bool {
+    let Ok(stat) = rustix::fs::fstat(std::io::stderr()) else { return false };
+    std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Lines as systemd wants them (sd-daemon(3)): `<priority>` in front, no time.
+struct Journal(Format<Full, ()>);
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        write!(to, "<{priority}>")?;
+        self.0.format_event(context, to, event)
+    }
 }
 
 /// A bare level is meant for our own code: what libraries say at `info` and below helps nobody who runs a gateway.
@@ -54,7 +91,6 @@ fn unknown(level: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tracing::Level;
 
     #[test]
     fn libraries_are_quieter_than_we_are() {

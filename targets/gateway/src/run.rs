@@ -3,12 +3,14 @@
 //! Start: what can be refused is looked at before anything is touched (configuration, filesystem, ports); then the log,
 //! the broker, the uplinks, HTTP. End, on SIGTERM or SIGINT: no new clients, appends and their acknowledgements are
 //! finished, batches underway too, the log is closed with its cursors. All of it within [`STOP_LIMIT`]; a second signal
-//! ends at once, which is safe at any moment. SIGHUP reads the configuration again and says what a restart would change.
+//! ends at once, which is safe at any moment. SIGHUP puts users, rights and certificates in force as their files are now, reads the rest of
+//! the configuration again and says what a restart would change.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use headwater_broker::auth::{Auth, AuthFiles};
 use headwater_broker::clock::{Clock, SystemClock};
 use headwater_broker::config::{Config, Loaded};
 use headwater_broker::log::{Log, LogConfig, OpenReport, StreamConfig};
@@ -25,6 +27,7 @@ use crate::cli::{LogFormat, RunArgs};
 use crate::failure::Failure;
 use crate::gateway::Gateway;
 use crate::health::Health;
+use crate::notify::Notify;
 use crate::out::say;
 use crate::{check, disk, http, logging, settings, summary};
 
@@ -65,14 +68,16 @@ async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
     let Loaded { mut config, notes } = loaded;
     // From here on a signal ends in order: none is lost while the log opens.
     let mut signals = Signals::new()?;
+    let notify = Notify::from_env();
     let budget = disk::budget(&config.disk, &config.gateway.data_dir)?;
+    let auth = check::auth(&config)?;
     let as_configured = config.clone();
     let http = listen(&mut config).await?;
     for note in notes.iter().chain(&budget.lowered).chain(&check::unreadable_files(&config)) {
         warn!("{note}");
     }
     let Running { broker, gateway } = tokio::select! {
-        running = start(&mut config, budget.max_bytes) => running?,
+        running = start(&mut config, auth, budget.max_bytes) => running?,
         name = signals.end() => {
             // Nothing was taken from anybody yet, and a log may be left at any moment.
             info!(signal = name, "stopped while starting");
@@ -86,8 +91,13 @@ async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
     });
     announce(args.log_format, &gateway.config, budget.max_bytes)?;
     gateway.health.set_ready(true);
+    notify.ready();
 
-    let end = watch_over(&gateway, &mut signals, || report_reload(args, &as_configured)).await;
+    let end = tokio::select! {
+        end = watch_over(&gateway, &mut signals, || reload(args, &as_configured, &broker)) => end,
+        never = notify.keep_alive(&gateway.log) => match never {},
+    };
+    notify.stopping();
     gateway.health.set_ready(false);
     let patience = match end {
         End::Asked(_) => BROKER_STOP_LIMIT,
@@ -137,13 +147,13 @@ struct Running {
     gateway: Arc<Gateway>,
 }
 
-async fn start(config: &mut Config, max_bytes: u64) -> Result<Running, Failure> {
+async fn start(config: &mut Config, auth: Auth, max_bytes: u64) -> Result<Running, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let log_config = log_config(config, max_bytes, Arc::clone(&clock));
+    let log_config = log_config(config, max_bytes);
     let opened = tokio::task::spawn_blocking(move || Log::open(log_config)).await.map_err(Failure::runtime)?;
     let (log, report) = opened.map_err(Failure::runtime)?;
     tell(&report);
-    let broker = Broker::start(config, log.clone(), clock).await.map_err(Failure::runtime)?;
+    let broker = Broker::start(config, auth, log.clone(), clock).await.map_err(Failure::runtime)?;
     for (listener, address) in config.listeners.iter_mut().zip(broker.local_addrs()) {
         listener.bind = *address;
     }
@@ -162,7 +172,8 @@ async fn start(config: &mut Config, max_bytes: u64) -> Result<Running, Failure> 
     Ok(Running { broker, gateway: Arc::new(gateway) })
 }
 
-fn log_config(config: &Config, max_bytes: u64, clock: Arc<dyn Clock>) -> LogConfig {
+/// How the log is opened.
+pub(crate) fn log_config(config: &Config, max_bytes: u64) -> LogConfig {
     let configured = config.streams.iter().map(|stream| StreamConfig {
         name: stream.name.clone(),
         limits: stream.limits.clone(),
@@ -176,7 +187,7 @@ fn log_config(config: &Config, max_bytes: u64, clock: Arc<dyn Clock>) -> LogConf
         max_delay: config.durability.max_delay,
         codec: config.disk.codec,
         streams: configured.chain(internal_streams()).collect(),
-        clock,
+        clock: Arc::new(SystemClock),
     }
 }
 
@@ -244,8 +255,22 @@ async fn watch_over(gateway: &Gateway, signals: &mut Signals, reload: impl Fn())
     }
 }
 
-/// SIGHUP: reads and checks the configuration again, and says what would change. Nothing is applied while running.
-fn report_reload(args: &RunArgs, running: &Config) {
+/// SIGHUP: puts users, rights and certificates in force as their files are now, and says what else a restart would change.
+fn reload(args: &RunArgs, running: &Config, broker: &Broker) {
+    match check::auth(running) {
+        Ok(auth) if running.auth != AuthFiles::default() => {
+            let revoked = broker.set_auth(auth);
+            info!(disconnected = revoked, "users and rights were read again");
+        }
+        Ok(_) => {}
+        Err(failure) => error!("users and rights stay as they were: {failure}"),
+    }
+    match broker.reload_certificates() {
+        Ok(0) => {}
+        Ok(listeners) => info!(listeners, "certificates were read again"),
+        Err(error) => error!("certificates stay as they were: {error}"),
+    }
+
     let loaded = match settings::load(&args.settings) {
         Ok(loaded) => loaded,
         Err(failure) => return error!("the configuration is not valid any more, nothing changes: {failure}"),

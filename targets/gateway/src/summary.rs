@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use headwater_broker::config::{Config, CreateStream, Mirror, Uplink};
+use headwater_broker::config::{ClientCertificates, Config, CreateStream, Listener, ListenerKind, Mirror, Uplink};
 use headwater_broker::log::{AckPolicy, Discard, Storage};
 
 use headwater_sync::encode::Encoder;
@@ -12,7 +12,7 @@ use crate::out::{bytes, columns, seconds};
 /// One line per fact: its name and the fact.
 pub(crate) fn lines(config: &Config, max_bytes: u64) -> Vec<(&'static str, String)> {
     let mut lines = vec![("gateway", config.gateway.id.clone())];
-    lines.extend(config.listeners.iter().map(|listener| ("listens", format!("mqtt on {}", listener.bind))));
+    lines.extend(config.listeners.iter().map(|listener| ("listens", listens(listener))));
     lines.push(match config.http.bind {
         Some(bind) => ("status", format!("http://{bind} (headwater status, /metrics, /healthz)")),
         None => ("status", "off".to_owned()),
@@ -33,6 +33,20 @@ pub(crate) fn lines(config: &Config, max_bytes: u64) -> Vec<(&'static str, Strin
         false => lines.extend(config.uplinks.iter().flat_map(uplink).map(|text| ("uplink", text))),
     }
     lines
+}
+
+fn listens(listener: &Listener) -> String {
+    let (kind, certified) = match &listener.kind {
+        ListenerKind::Mqtt => ("mqtt", false),
+        ListenerKind::Mqtts(tls) => ("mqtts", tls.clients == ClientCertificates::Required),
+    };
+    let who = match (certified, listener.anonymous) {
+        (true, true) => "clients with a certificate",
+        (true, false) => "users with a certificate",
+        (false, true) => "everybody",
+        (false, false) => "users",
+    };
+    format!("{kind} on {}, to {who}", listener.bind)
 }
 
 /// The lines as text, in two columns.

@@ -60,6 +60,16 @@ impl Acks {
         self.queue.push_back(Pending { kind, packet_id, state: State::Answered(ticket, packet) });
     }
 
+    /// Holds memory for acknowledgements that are not owed now.
+    pub(super) fn holds_room(&self) -> bool {
+        self.queue.capacity() > self.queue.len()
+    }
+
+    /// Gives it back.
+    pub(super) fn rest(&mut self) {
+        self.queue.shrink_to_fit();
+    }
+
     fn count(&mut self, kind: AckKind) {
         match kind {
             AckKind::PubAck => self.pubacks += 1,

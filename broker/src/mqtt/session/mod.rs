@@ -415,6 +415,29 @@ impl Session {
         self.last_heard = now;
     }
 
+    /// When the client was last heard.
+    #[must_use]
+    pub fn last_heard(&self) -> Monotonic {
+        self.last_heard
+    }
+
+    /// Whether queues hold memory for the next burst; [`Session::rest`] gives it back.
+    #[must_use]
+    pub fn holds_room(&self) -> bool {
+        self.transmits.capacity() > self.transmits.len()
+            || self.actions.capacity() > self.actions.len()
+            || self.acks.holds_room()
+            || self.outbound.holds_room()
+    }
+
+    /// Gives back what only a busy connection needs. Of its state nothing changes.
+    pub fn rest(&mut self) {
+        self.transmits.shrink_to_fit();
+        self.actions.shrink_to_fit();
+        self.acks.rest();
+        self.outbound.rest();
+    }
+
     /// When [`Session::timeout`] wants to be called.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Monotonic> {

@@ -56,6 +56,16 @@ impl Outbound {
         Self { entries, sent: 0, window: usize::from(window), next_id, free_run: 0 }
     }
 
+    /// Holds memory for messages that are not in flight now.
+    pub(super) fn holds_room(&self) -> bool {
+        self.entries.capacity() > self.entries.len()
+    }
+
+    /// Gives it back.
+    pub(super) fn rest(&mut self) {
+        self.entries.shrink_to_fit();
+    }
+
     /// How many more messages with QoS > 0 may be sent now. 0 while older ones wait for redelivery [MQTT-4.6.0-1].
     pub(super) fn free(&self) -> usize {
         if self.sent < self.entries.len() { 0 } else { self.window.saturating_sub(self.entries.len()) }

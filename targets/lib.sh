@@ -1,0 +1,86 @@
+# shellcheck shell=bash disable=SC2034
+# What the scripts in targets/ share: where things are, and how what they need is installed. Sourced, not run.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+mkdir -p "$target"
+target=$(cd "$target" && pwd)
+# What the scripts install for themselves; it may be deleted at any time.
+tools=$target/targets-tools
+# What people are given.
+dist=$target/dist
+me=targets/$(basename "$0")
+
+say() { printf '%s: %s\n' "$me" "$*" >&2; }
+give_up() {
+    say "$*"
+    exit 1
+}
+
+# Runs a command quietly: its output goes to a file that is shown if it fails.
+quietly() {
+    local log=$tools/$1.log
+    shift
+    mkdir -p "$tools"
+    "$@" >"$log" 2>&1 || {
+        tail -n 40 "$log" >&2
+        give_up "failed: $* (all of it: $log)"
+    }
+}
+
+# install_debian PACKAGE...
+install_debian() {
+    command -v apt-get >/dev/null || give_up "cannot install $*: this is no Debian or Ubuntu; install them by hand"
+    local sudo=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || give_up "cannot install $*: neither root nor sudo; install them by hand"
+        sudo=(sudo)
+    fi
+    say "installing the Debian packages $*"
+    quietly apt-update "${sudo[@]}" apt-get update
+    quietly apt-install "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+}
+
+# The version that the workspace has.
+version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml" | head -n 1; }
+
+# arch_of TARGET: the name that Debian has for it.
+arch_of() {
+    case $1 in
+        aarch64-*) echo arm64 ;;
+        armv7-*) echo armhf ;;
+        x86_64-*) echo amd64 ;;
+        *) echo none ;;
+    esac
+}
+
+install_zig() {
+    local venv=$tools/venv
+    if ! cmp -s "$root/targets/requirements.txt" "$venv/installed.txt"; then
+        python3 -c 'import ensurepip' 2>/dev/null || install_debian python3 python3-venv
+        say "installing zig and cargo-zigbuild into $venv"
+        rm -rf "$venv"
+        python3 -m venv "$venv"
+        quietly pip "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$root/targets/requirements.txt"
+        cp "$root/targets/requirements.txt" "$venv/installed.txt"
+    fi
+    # cargo-zigbuild finds zig as a module of the first python3 on the path.
+    export PATH="$venv/bin:$PATH"
+    export ZIG_GLOBAL_CACHE_DIR=$tools/zig-cache CARGO_ZIGBUILD_CACHE_DIR=$tools/zigbuild-cache
+}
+
+# zigbuild TARGET ARGUMENT...: `cargo zigbuild` for that target, with everything it needs.
+zigbuild() {
+    local triple=$1 toolchain rustflags registry=${CARGO_HOME:-$HOME/.cargo}/registry/src
+    shift
+    install_zig
+    toolchain=$("$root/targets/std" "$triple")
+    # No path of this machine gets into the binary: it would differ from machine to machine, and panic messages show them.
+    rustflags="--remap-path-prefix=$registry=/registry --remap-path-prefix=$target=/target --remap-path-prefix=$root=/headwater"
+    # Our own copy of the toolchain has no start files and no C library: those come from zig. It is named as a whole because
+    # rustup's cargo would make its compiler look in the ordinary place.
+    case $toolchain in "$tools"/*) rustflags+=" --sysroot=$toolchain -Clink-self-contained=no" ;; esac
+    env CARGO_TARGET_DIR="$target" RUSTC="$toolchain/bin/rustc" RUSTFLAGS="$rustflags" \
+        CFLAGS="-ffile-prefix-map=$target=/target -ffile-prefix-map=$registry=/registry" \
+        cargo zigbuild --target "$triple" "$@"
+}
