@@ -12,3 +12,4 @@ pub mod payload;
 pub mod plot;
 pub mod process;
 pub mod report;
+pub mod subscribe;

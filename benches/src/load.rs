@@ -72,7 +72,10 @@ pub async fn publish(wire: Wire, address: SocketAddr, work: Work) -> io::Result<
         let acknowledgements = Acknowledgements {
             wire,
             rest: match wire {
-                Wire::Mqtt => mqtt_connect(&mut stream, publisher).await?,
+                Wire::Mqtt => {
+                    mqtt_connect(&mut stream, &format!("bench-{publisher}")).await?;
+                    Vec::new()
+                }
                 Wire::JetStream => nats_connect(&mut stream, publisher).await?,
             },
         };
@@ -183,8 +186,7 @@ fn settle(waiting: &mut VecDeque<(u64, Instant)>, mut count: u64, latency: &mut 
     Ok(())
 }
 
-async fn mqtt_connect(stream: &mut TcpStream, publisher: usize) -> io::Result<Vec<u8>> {
-    let id = format!("bench-{publisher}");
+pub(crate) async fn mqtt_connect(stream: &mut TcpStream, id: &str) -> io::Result<()> {
     let mut packet = vec![0x10, u8::try_from(12 + id.len()).expect("short id"), 0, 4];
     packet.extend_from_slice(b"MQTT\x04\x02\x00\x3c");
     packet.extend_from_slice(&[0, u8::try_from(id.len()).expect("short id")]);
@@ -195,7 +197,7 @@ async fn mqtt_connect(stream: &mut TcpStream, publisher: usize) -> io::Result<Ve
     if answer != [0x20, 2, 0, 0] {
         return Err(io::Error::other(format!("CONNACK expected, got {answer:02x?}")));
     }
-    Ok(Vec::new())
+    Ok(())
 }
 
 fn mqtt_publish(out: &mut Vec<u8>, topic: &str, count: u64, payload: &[u8]) {

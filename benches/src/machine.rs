@@ -10,7 +10,10 @@ pub fn facts(data: &Path) -> Vec<(String, String)> {
     vec![
         fact("machine", processor()),
         fact("kernel", first_line(&["uname", "-srm"])),
-        fact("filesystem of the data", first_line(&["stat", "-f", "-c", "%T", &data.to_string_lossy()])),
+        fact(
+            "filesystem of the data",
+            first_line(&["findmnt", "-n", "-o", "FSTYPE,OPTIONS", "--target", &data.to_string_lossy()]),
+        ),
         fact("date", first_line(&["date", "-u", "+%Y-%m-%d %H:%M UTC"])),
     ]
 }

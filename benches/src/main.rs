@@ -41,7 +41,7 @@ struct Arguments {
     /// Seconds of a run at a fixed rate.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Scenarios: ingest, paced, wear, memory, backfill, restart. All if none is named.
+    /// Scenarios: ingest, paced, fan-out, wear, memory, backfill, restart. All if none is named.
     scenarios: Vec<String>,
 }
 
@@ -64,7 +64,7 @@ fn run(arguments: &Arguments) -> std::io::Result<()> {
     };
     std::fs::create_dir_all(&arguments.data)?;
     let data = arguments.data.canonicalize()?;
-    let all = ["ingest", "paced", "wear", "memory", "backfill", "restart"];
+    let all = ["ingest", "paced", "fan-out", "wear", "memory", "backfill", "restart"];
     let chosen: Vec<&str> = match arguments.scenarios.as_slice() {
         [] => all.to_vec(),
         names => names.iter().map(String::as_str).collect(),
@@ -81,6 +81,7 @@ fn run(arguments: &Arguments) -> std::io::Result<()> {
         let section = match name {
             "ingest" => scenarios::ingest(&programs, &data, runs, arguments.messages)?,
             "paced" => scenarios::paced(&programs, &data, runs, arguments.seconds)?,
+            "fan-out" => scenarios::fan_out(&programs, &data, runs, arguments.messages)?,
             "wear" => scenarios::wear(&programs)?,
             "memory" => scenarios::memory(&programs, &data)?,
             "backfill" => scenarios::backfill(&programs, &data, runs)?,

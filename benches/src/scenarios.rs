@@ -1,4 +1,4 @@
-//! The scenarios of the main job: ingest as fast as it goes and at a fixed rate, wear, memory, backfill, restart.
+//! The scenarios of the main job: ingest as fast as it goes and at a fixed rate, fan-out, wear, memory, backfill, restart.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -12,6 +12,7 @@ use headwater_benches::load::{Wire, Work, publish};
 use headwater_benches::payload::{Numbers, PAYLOAD_BYTES, telemetry, topic};
 use headwater_benches::plot;
 use headwater_benches::report::{Cell, Runs, Section};
+use headwater_benches::subscribe::Subscriber;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -77,6 +78,64 @@ pub(crate) fn paced(programs: &Programs, data: &Path, runs: usize, seconds: u64)
             Cell::Figure(figures.high_ms, 2),
             Cell::Figure(figures.highest_ms, 2),
             Cell::Figure(figures.cpu_us, 1),
+        ]);
+    }
+    Ok(section)
+}
+
+/// 4 publishers to 4 subscribers of everything, QoS 1 on both sides: all of it must arrive.
+pub(crate) fn fan_out(programs: &Programs, data: &Path, runs: usize, messages: u64) -> io::Result<Section> {
+    const SUBSCRIBERS: usize = 4;
+    let note = "4 publishers, 200 B JSON, window of 50 each, to 4 subscribers of everything, QoS 1 on both sides, unpaced; a run \
+        in which a message is missing fails. Headwater also stores every message.";
+    let columns = ["broker", "an acknowledgement means", "deliveries/s", "ratio to headwater", "CPU us/delivery"];
+    let mut section = Section::new("Fan-out at QoS 1", note, &columns);
+    let kinds: Vec<Kind> = contenders(programs).into_iter().filter(|kind| kind.wire() == Wire::Mqtt).collect();
+    let work = Work { publishers: 4, ..Work::closed(messages / 4 * 4) };
+    let deliveries = work.messages as f64 * SUBSCRIBERS as f64;
+    let mut measured: Vec<(Kind, Runs, Runs)> =
+        kinds.into_iter().map(|kind| (kind, Runs::default(), Runs::default())).collect();
+    // the first round warms up and is not counted
+    for round in 0..=runs {
+        for (kind, rate, cpu) in &mut measured {
+            let dir = tempfile::tempdir_in(data)?;
+            let broker = start(programs, *kind, dir.path())?;
+            let before = broker.process.cpu()?;
+            let took = block_on(async {
+                let mut takers = tokio::task::JoinSet::new();
+                for number in 0..SUBSCRIBERS {
+                    takers.spawn(Subscriber::connect(broker.address, number).await?.take(work.messages));
+                }
+                let begin = Instant::now();
+                publish(Wire::Mqtt, broker.address, work).await?;
+                let mut last = begin;
+                while let Some(taken) = takers.join_next().await {
+                    last = last.max(taken.map_err(io::Error::other)??);
+                }
+                Ok(last - begin)
+            })
+            .map_err(|error| io::Error::new(error.kind(), format!("{kind}: {error}")))?;
+            if round > 0 {
+                rate.push(deliveries / took.as_secs_f64());
+                cpu.push((broker.process.cpu()? - before).as_secs_f64() * 1e6 / deliveries);
+            }
+        }
+    }
+    let bars: Vec<_> = measured.iter().map(|(kind, rate, _)| rate.bar(&kind.to_string())).collect();
+    section.plot(plot::bars("Fan-out at QoS 1", "deliveries per second", &bars));
+    let ours = measured[0].1.median();
+    for (kind, rate, cpu) in measured {
+        let promise = match kind {
+            Kind::Mosquitto => "received; held in memory for the subscribers",
+            Kind::Headwater | Kind::NatsSyncAlways | Kind::NatsDefault => kind.promise(),
+        };
+        let ratio = Cell::once(rate.median() / ours, 3);
+        section.row(vec![
+            Cell::text(kind.to_string()),
+            Cell::text(promise),
+            Cell::Figure(rate, 0),
+            ratio,
+            Cell::Figure(cpu, 2),
         ]);
     }
     Ok(section)
