@@ -14,7 +14,8 @@ fn main() {
     set("BUILD_PROFILE", &cargo("PROFILE"));
     set("BUILD_OPT_LEVEL", &cargo("OPT_LEVEL"));
     set("BUILD_PANIC", &cargo("CARGO_CFG_PANIC"));
-    set("BUILD_TARGET_FEATURES", &cargo("CARGO_CFG_TARGET_FEATURE"));
+    // Not set for a target whose baseline is all there is.
+    set("BUILD_TARGET_FEATURES", &std::env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default());
     set("BUILD_RUSTC", &rustc().unwrap_or_else(|| "unknown".to_owned()));
 }
 

@@ -272,3 +272,25 @@ async fn nothing_connects_anywhere_without_an_uplink() {
     assert!(gateway.command(&["uplink", "ls"]).success().contains("no uplinks"));
     assert!(broker.stop().success());
 }
+
+#[tokio::test]
+async fn bench_disk_measures_and_proposes_and_leaves_nothing() {
+    let gateway = Gateway::new("gw-1");
+    let measured = json(&gateway.command(&["bench", "disk", "--json"]).success());
+    let latencies = measured["latencies"].as_array().expect("a list");
+    assert_eq!(latencies.len(), 3);
+    assert!(
+        latencies.iter().all(|one| one["syncs"].as_u64() > Some(0) && one["p50_ms"].as_f64() > Some(0.0)),
+        "{measured}"
+    );
+    assert!(measured["proposed_max_delay_ms"].is_u64());
+    let text = gateway.command(&["bench", "disk"]).success();
+    assert!(text.contains("proposed: max_delay = \""), "{text}");
+    let left = std::fs::read_dir(gateway.dir()).expect("our own directory").flatten().map(|entry| entry.file_name());
+    assert_eq!(left.collect::<Vec<_>>(), ["headwater.toml"]);
+    // What lies beside the data of a running broker is the broker's to count.
+    let broker = gateway.start().await;
+    let refused = gateway.command(&["bench", "disk"]);
+    assert!(refused.code == Some(1) && refused.stderr.contains("is in use by process"), "{refused:?}");
+    drop(broker);
+}

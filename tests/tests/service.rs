@@ -1,6 +1,7 @@
 //! What a service manager is told, by the real binary over a real socket: ready, alive only while the commit loop turns, stopping.
 
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
@@ -128,6 +129,24 @@ async fn a_disk_that_hangs_silences_the_watchdog_and_nothing_else() {
     assert_eq!(manager.unheard(), 0, "the commit loop stands still, and a sign of life was given");
     publishing.await.expect("the message is acknowledged in the end");
     assert_eq!(manager.heard().await, "WATCHDOG=1");
+}
+
+#[tokio::test]
+async fn the_journal_gets_levels_as_priorities_and_no_second_time() {
+    let gateway = Gateway::new("gw-1").stream("s", &["#"]);
+    // The file that the harness lets it write to stands for the journal's stream.
+    let log = std::fs::File::create(gateway.dir().join("log")).expect("a file in our own directory can be made");
+    let file = log.metadata().expect("it is there");
+    let stream = format!("{}:{}", file.dev(), file.ino());
+    for (journal, starts) in [(stream, "<6>headwater"), ("1:1".to_owned(), "20")] {
+        log.set_len(0).expect("it is ours");
+        let mut broker = gateway.launch_in(&[("JOURNAL_STREAM", &journal)]);
+        broker.ready().await;
+        assert!(broker.stop().success());
+        let output = broker.process().output();
+        let opened = output.lines().find(|line| line.contains("log opened")).unwrap_or_else(|| panic!("{output}"));
+        assert!(opened.starts_with(starts), "{opened}");
+    }
 }
 
 #[test]

@@ -50,7 +50,7 @@ mod writer;
 pub use record::{Entry, GapReason, Item, NewMessage, Stamp, StoredMessage, TableId, Ticket};
 pub use report::{DamagedPlace, LogStats, OpenError, OpenReport, ReadBatch, ReadError, StreamInfo};
 pub use stream::{Discard, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};
-pub use verify::{Verified, VerifiedStream, verify};
+pub use verify::{Verified, VerifiedStream, ensure_closed, verify};
 
 use std::fmt;
 use std::path::PathBuf;

@@ -61,6 +61,17 @@ impl Verified {
     }
 }
 
+/// Whether no process has the data directory open; writes nothing.
+///
+/// # Errors
+/// [`OpenError::Locked`] if one has, [`OpenError::NotALog`] if there is no directory.
+pub fn ensure_closed(dir: &Path) -> Result<(), OpenError> {
+    if !dir.is_dir() {
+        return Err(OpenError::NotALog { dir: dir.to_owned(), reason: "there is no directory".into() });
+    }
+    lock(dir).map(drop)
+}
+
 /// Reads everything in a data directory that no process has open. Blocking, as long as reading takes.
 ///
 /// # Errors

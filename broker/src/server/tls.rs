@@ -1,6 +1,6 @@
 //! TLS for listeners, by rustls with ring: the only file of the broker that knows either of them and the certificates' format.
 //!
-//! A [`Session`] turns bytes of the socket into bytes of the client and back, without waiting: [`super::wire::Wire`] calls it where it
+//! A session turns bytes of the socket into bytes of the client and back, without waiting: the wire of a connection calls it where it
 //! would call the socket. Listeners without TLS hold nothing of it.
 
 use std::fmt;

@@ -41,6 +41,9 @@ pub(crate) enum Command {
     /// Look into a data directory that no broker has open.
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Measure what the gateway runs on.
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Look into the streams of the running broker.
     #[command(subcommand)]
     Stream(StreamCommand),
@@ -89,6 +92,12 @@ pub(crate) enum StreamCommand {
         #[command(flatten)]
         query: QueryArgs,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// How long the disk of the data directory takes for a sync, and which max_delay suits it. No broker may run meanwhile.
+    Disk(StoreArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -25,12 +25,17 @@ pub(crate) struct Budget {
 /// The budget for `dir`: what was configured, or as much of it as the filesystem holds beside `min_free`.
 pub(crate) fn budget(disk: &Disk, dir: &Path) -> Result<Budget, Failure> {
     let place = existing(dir);
-    let stat = rustix::fs::statvfs(&place)
-        .map_err(|e| Failure::runtime(format!("cannot ask the filesystem of {}: {e}", place.display())))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let free = available(&place)?;
     let own = allocated(dir)
         .map_err(|e| Failure::runtime(format!("data directory {} cannot be looked into: {e}", dir.display())))?;
     fit(disk, free, own, &place)
+}
+
+/// Bytes that we could take of the filesystem of `place`, which exists.
+pub(crate) fn available(place: &Path) -> Result<u64, Failure> {
+    let stat = rustix::fs::statvfs(place)
+        .map_err(|e| Failure::runtime(format!("cannot ask the filesystem of {}: {e}", place.display())))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 fn fit(disk: &Disk, free: u64, own: u64, place: &Path) -> Result<Budget, Failure> {
@@ -83,7 +88,7 @@ fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 /// The nearest directory above `dir` that exists, or `dir` itself.
-fn existing(dir: &Path) -> PathBuf {
+pub(crate) fn existing(dir: &Path) -> PathBuf {
     let found = dir.ancestors().find(|path| path.is_dir());
     match found {
         Some(path) if !path.as_os_str().is_empty() => path.to_owned(),

@@ -6,6 +6,7 @@ use clap::Parser;
 
 mod api;
 mod base64;
+mod bench;
 mod check;
 mod cli;
 mod disk;
@@ -28,7 +29,7 @@ mod status;
 mod store;
 mod summary;
 
-use cli::{Cli, Command};
+use cli::{BenchCommand, Cli, Command};
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -63,6 +64,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Some(Command::Init { file, force }) => init::init(&file, force),
         Some(Command::Passwd(args)) => passwd::passwd(&args),
         Some(Command::Status(args)) => query::status(&args),
+        Some(Command::Bench(BenchCommand::Disk(args))) => bench::disk(&args),
         Some(Command::Store(command)) => store::store(&command),
         Some(Command::Stream(command)) => query::stream(&command),
         Some(Command::Uplink(command)) => query::uplink(&command),

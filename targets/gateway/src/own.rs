@@ -49,6 +49,7 @@ pub(crate) fn own(as_json: bool) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(&own).map_err(Failure::runtime)?;
         return say(format_args!("{text}\n"));
     }
+    let cpu = if own.target_features.is_empty() { "baseline".to_owned() } else { own.target_features.join(" ") };
     let row = |name: &str, value: &str| vec![name.to_owned(), value.to_owned()];
     say(format_args!(
         "{}",
@@ -62,7 +63,7 @@ pub(crate) fn own(as_json: bool) -> Result<(), Failure> {
                 row("profile", own.profile),
                 row("opt-level", own.opt_level),
                 row("panic", own.panic),
-                row("cpu", &own.target_features.join(" ")),
+                row("cpu", &cpu),
                 row("rustc", own.rustc),
             ],
             &[]
