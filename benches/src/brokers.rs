@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::load::Wire;
+use crate::machine::first_line;
 use crate::process::Process;
 
 /// A broker and the promise behind its acknowledgement.
@@ -18,6 +19,8 @@ pub enum Kind {
     NatsSyncAlways,
     /// nats-server, file stream, default sync interval (two minutes).
     NatsDefault,
+    /// Mosquitto without persistence: there is no subscriber, so nothing is kept.
+    Mosquitto,
 }
 
 impl fmt::Display for Kind {
@@ -26,6 +29,7 @@ impl fmt::Display for Kind {
             Kind::Headwater => "headwater",
             Kind::NatsSyncAlways => "nats-server, sync always",
             Kind::NatsDefault => "nats-server, default",
+            Kind::Mosquitto => "mosquitto",
         })
     }
 }
@@ -37,6 +41,7 @@ impl Kind {
         match self {
             Kind::Headwater | Kind::NatsSyncAlways => "on disk (synced)",
             Kind::NatsDefault => "in the page cache, synced every 2 min",
+            Kind::Mosquitto => "received; not stored, as nobody subscribes",
         }
     }
 
@@ -44,7 +49,7 @@ impl Kind {
     #[must_use]
     pub fn wire(self) -> Wire {
         match self {
-            Kind::Headwater => Wire::Mqtt,
+            Kind::Headwater | Kind::Mosquitto => Wire::Mqtt,
             Kind::NatsSyncAlways | Kind::NatsDefault => Wire::JetStream,
         }
     }
@@ -57,6 +62,8 @@ pub struct Programs {
     pub headwater: PathBuf,
     /// nats-server.
     pub nats_server: PathBuf,
+    /// Mosquitto, where there is one.
+    pub mosquitto: Option<PathBuf>,
 }
 
 /// A started broker.
@@ -88,6 +95,18 @@ impl Default for Settings {
 }
 
 impl Programs {
+    /// Name and version of each program, as it says itself.
+    #[must_use]
+    pub fn versions(&self) -> Vec<(String, String)> {
+        let ask = |name: &str, program: &Path, flag: &str| {
+            (format!("version of {name}"), first_line(&[&program.to_string_lossy(), flag]))
+        };
+        let mut versions =
+            vec![ask("headwater", &self.headwater, "--version"), ask("nats-server", &self.nats_server, "--version")];
+        versions.extend(self.mosquitto.as_ref().map(|program| ask("mosquitto", program, "-h")));
+        versions
+    }
+
     /// Starts Headwater in `dir` and waits until it accepts clients.
     ///
     /// # Errors
@@ -111,6 +130,26 @@ impl Programs {
         let process = Process::start(&self.headwater, &["run", "-c", &file.to_string_lossy()], &log)?;
         wait_for(address, &log)?;
         Ok(Broker { process, address, http })
+    }
+
+    /// Starts Mosquitto in `dir`: anonymous, without persistence, its limits on queued and unacknowledged messages lifted.
+    ///
+    /// # Errors
+    /// When there is no Mosquitto, or it does not come up within 30 s; the text names its log.
+    pub fn mosquitto(&self, dir: &Path) -> io::Result<Broker> {
+        let program = self.mosquitto.as_ref().ok_or_else(|| io::Error::other("no mosquitto was named"))?;
+        let address = free_address()?;
+        let config = format!(
+            "listener {} {}\nallow_anonymous true\npersistence false\nmax_queued_messages 0\nmax_inflight_messages 0\nlog_type error\n",
+            address.port(),
+            address.ip()
+        );
+        let file = dir.join("mosquitto.conf");
+        std::fs::write(&file, config)?;
+        let log = dir.join("mosquitto.log");
+        let process = Process::start(program, &["-c", &file.to_string_lossy()], &log)?;
+        wait_for(address, &log)?;
+        Ok(Broker { process, address, http: address })
     }
 
     /// Starts a single nats-server with JetStream in `dir`, listening on `address`.

@@ -4,8 +4,12 @@
 
 pub mod brokers;
 pub mod device;
+pub mod histogram;
 pub mod hub;
 pub mod load;
+pub mod machine;
 pub mod payload;
+pub mod plot;
 pub mod process;
 pub mod report;
+pub mod subscribe;

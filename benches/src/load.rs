@@ -1,8 +1,13 @@
-//! Closed-loop publishers, lean enough not to be the bottleneck: packets encoded beforehand, one thread, no client library.
+//! Publishers, lean enough not to be the bottleneck: payloads made beforehand, one thread, no client library.
+//!
+//! Closed loop: a publisher sends as soon as its window has room, and a latency is that of the message on its way. Open loop:
+//! messages are due at a rate, and a latency counts from when the message was due, so that a stall is not hidden by a publisher
+//! that waited for it (coordinated omission).
 //!
 //! Two protocols do the same work: MQTT 3.1.1 QoS 1 (any MQTT broker) and the NATS protocol with JetStream
 //! acknowledgements (nats-server's own best path). Each publisher keeps a window of unacknowledged messages.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,6 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::histogram::Histogram;
 use crate::payload::{Numbers, telemetry, topic};
 
 /// What to publish.
@@ -23,6 +29,25 @@ pub struct Work {
     pub window: u64,
     /// Wait until a whole window is acknowledged before the next is sent: sets the messages per sync.
     pub lockstep: bool,
+    /// Messages per second over all publishers that are due (open loop). `None`: as fast as the window allows.
+    pub rate: Option<u32>,
+}
+
+/// How publishing went.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// From the first byte to the last acknowledgement.
+    pub took: Duration,
+    /// From when a message was sent (closed loop) or due (open loop) to its acknowledgement.
+    pub latency: Histogram,
+}
+
+impl Work {
+    /// Twenty publishers with a window of 50 each, as fast as they can.
+    #[must_use]
+    pub fn closed(messages: u64) -> Self {
+        Self { publishers: 20, messages, window: 50, lockstep: false, rate: None }
+    }
 }
 
 /// How the messages travel.
@@ -34,11 +59,11 @@ pub enum Wire {
     JetStream,
 }
 
-/// Publishes all of `work` and returns how long it took from the first byte to the last acknowledgement.
+/// Publishes all of `work`.
 ///
 /// # Errors
 /// When the broker refuses, answers with an error or closes.
-pub async fn publish(wire: Wire, address: SocketAddr, work: Work) -> io::Result<Duration> {
+pub async fn publish(wire: Wire, address: SocketAddr, work: Work) -> io::Result<Outcome> {
     let share = work.messages / work.publishers as u64;
     let mut connections = Vec::new();
     for publisher in 0..work.publishers {
@@ -47,7 +72,10 @@ pub async fn publish(wire: Wire, address: SocketAddr, work: Work) -> io::Result<
         let acknowledgements = Acknowledgements {
             wire,
             rest: match wire {
-                Wire::Mqtt => mqtt_connect(&mut stream, publisher).await?,
+                Wire::Mqtt => {
+                    mqtt_connect(&mut stream, &format!("bench-{publisher}")).await?;
+                    Vec::new()
+                }
                 Wire::JetStream => nats_connect(&mut stream, publisher).await?,
             },
         };
@@ -58,10 +86,11 @@ pub async fn publish(wire: Wire, address: SocketAddr, work: Work) -> io::Result<
     for (publisher, stream, acknowledgements) in connections {
         tasks.spawn(one_publisher(stream, acknowledgements, publisher, share, work));
     }
+    let mut latency = Histogram::default();
     while let Some(done) = tasks.join_next().await {
-        done.map_err(io::Error::other)??;
+        latency.merge(&done.map_err(io::Error::other)??);
     }
-    Ok(start.elapsed())
+    Ok(Outcome { took: start.elapsed(), latency })
 }
 
 async fn one_publisher(
@@ -70,7 +99,7 @@ async fn one_publisher(
     publisher: usize,
     share: u64,
     work: Work,
-) -> io::Result<()> {
+) -> io::Result<Histogram> {
     let wire = acknowledgements.wire;
     // A few hundred different messages in turn: compressible as telemetry is, without generating while measuring.
     let mut numbers = Numbers::new(publisher as u64);
@@ -79,37 +108,85 @@ async fn one_publisher(
         Wire::Mqtt => topic(publisher),
         Wire::JetStream => topic(publisher).replace('/', "."),
     };
+    let between =
+        work.rate.map(|rate| Duration::from_secs(1) * u32::try_from(work.publishers).unwrap_or(u32::MAX) / rate);
+    let start = Instant::now();
+    let mut latency = Histogram::default();
+    // Messages of one burst and the time their latency counts from; acknowledgements come in the order of sending.
+    let mut waiting: VecDeque<(u64, Instant)> = VecDeque::new();
     let (mut sent, mut acknowledged) = (0_u64, 0_u64);
     let mut out = Vec::new();
     let mut input = vec![0; 64 * 1024];
     while acknowledged < share {
         let room = work.window - (sent - acknowledged);
-        let burst = if work.lockstep && sent != acknowledged { 0 } else { room.min(share - sent) };
+        let mut burst = if work.lockstep && sent != acknowledged { 0 } else { room.min(share - sent) };
+        if let Some(between) = between {
+            let due = start.elapsed().as_nanos() / between.as_nanos() + 1;
+            burst = burst.min(u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(sent));
+        }
         if burst > 0 {
             out.clear();
+            let now = Instant::now();
             for _ in 0..burst {
                 let payload = &ring[usize::try_from(sent % 512).expect("below 512")];
                 match wire {
                     Wire::Mqtt => mqtt_publish(&mut out, &topic, sent, payload),
                     Wire::JetStream => nats_publish(&mut out, &topic, publisher, payload),
                 }
+                if let Some(between) = between {
+                    waiting.push_back((1, start + nth(between, sent)));
+                }
                 sent += 1;
+            }
+            if between.is_none() {
+                waiting.push_back((burst, now));
             }
             stream.write_all(&out).await?;
         }
-        let read = stream.read(&mut input).await?;
+        // A read is safe to give up: what was not read yet is read by the next.
+        let read = match between.filter(|_| sent < share && sent - acknowledged < work.window) {
+            Some(between) => tokio::select! {
+                read = stream.read(&mut input) => read?,
+                () = tokio::time::sleep_until((start + nth(between, sent)).into()) => continue,
+            },
+            None => stream.read(&mut input).await?,
+        };
         if read == 0 {
             return Err(io::Error::other(format!(
                 "publisher {publisher}: closed by the broker after {acknowledged} messages"
             )));
         }
-        acknowledged += acknowledgements.count(&input[..read])?;
+        let count = acknowledgements.count(&input[..read])?;
+        acknowledged += count;
+        settle(&mut waiting, count, &mut latency)?;
+    }
+    Ok(latency)
+}
+
+/// When message `count` is due, after the start.
+fn nth(between: Duration, count: u64) -> Duration {
+    Duration::from_nanos(u64::try_from(between.as_nanos()).unwrap_or(u64::MAX).saturating_mul(count))
+}
+
+/// Takes the `count` oldest messages out of `waiting` and counts how long they took.
+fn settle(waiting: &mut VecDeque<(u64, Instant)>, mut count: u64, latency: &mut Histogram) -> io::Result<()> {
+    let now = Instant::now();
+    while count > 0 {
+        let Some((messages, since)) = waiting.front_mut() else {
+            return Err(io::Error::other(format!("{count} acknowledgements for messages that were not sent")));
+        };
+        let taken = count.min(*messages);
+        latency.record(now.duration_since(*since), taken);
+        *messages -= taken;
+        count -= taken;
+        if *messages == 0 {
+            waiting.pop_front();
+        }
     }
     Ok(())
 }
 
-async fn mqtt_connect(stream: &mut TcpStream, publisher: usize) -> io::Result<Vec<u8>> {
-    let id = format!("bench-{publisher}");
+pub(crate) async fn mqtt_connect(stream: &mut TcpStream, id: &str) -> io::Result<()> {
     let mut packet = vec![0x10, u8::try_from(12 + id.len()).expect("short id"), 0, 4];
     packet.extend_from_slice(b"MQTT\x04\x02\x00\x3c");
     packet.extend_from_slice(&[0, u8::try_from(id.len()).expect("short id")]);
@@ -120,7 +197,7 @@ async fn mqtt_connect(stream: &mut TcpStream, publisher: usize) -> io::Result<Ve
     if answer != [0x20, 2, 0, 0] {
         return Err(io::Error::other(format!("CONNACK expected, got {answer:02x?}")));
     }
-    Ok(Vec::new())
+    Ok(())
 }
 
 fn mqtt_publish(out: &mut Vec<u8>, topic: &str, count: u64, payload: &[u8]) {
