@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::load::Wire;
@@ -171,12 +172,21 @@ impl Programs {
     }
 }
 
-/// An address on loopback that nobody listens on now.
+/// An address on loopback that nobody listens on now. Below the ports that the kernel gives to outgoing connections: one of those may be taken again
+/// before the broker is there, or be connected to itself by who waits for the broker, which looks like a broker that resets.
 ///
 /// # Errors
-/// When loopback has no free port.
+/// No port is free.
 pub fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % 9_000) as u16;
+    for _ in 0..9_000 {
+        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed) % 9_000) % 9_000;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return listener.local_addr();
+        }
+    }
+    Err(io::Error::other("no port from 20000 to 29000 is free"))
 }
 
 fn wait_for(address: SocketAddr, log: &Path) -> io::Result<()> {
