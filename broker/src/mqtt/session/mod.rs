@@ -478,6 +478,12 @@ impl Session {
         self.actions.push_back(Action::Close(close));
     }
 
+    /// What waits to be written.
+    #[must_use]
+    pub fn transmits(&self) -> &VecDeque<Transmit> {
+        &self.transmits
+    }
+
     /// The next packet to write.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         let next = self.transmits.pop_front();
