@@ -1,4 +1,4 @@
-//! The control packets of MQTT 3.1.1 and 5.0 as types. Names are the specification's.
+//! The control packets of MQTT 3.1, 3.1.1 and 5.0 as types. Names are the specification's.
 
 use std::num::NonZeroU16;
 
@@ -9,6 +9,8 @@ use super::topic::{TopicFilter, TopicName};
 /// Protocol version of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
+    /// MQTT 3.1, protocol name `MQIsdp`, level 3. Handled as 3.1.1 except where this variant is named.
+    V31,
     /// MQTT 3.1.1, protocol level 4.
     V311,
     /// MQTT 5.0, protocol level 5.

@@ -30,7 +30,7 @@ const BATCH_MSGS: usize = 256;
 /// How often a message that a full `discard = "new"` stream refused is tried again for a client that cannot be told.
 const FULL_RETRY: Duration = Duration::from_millis(250);
 
-/// Progress of a session is saved after this long or this many acknowledgements; a crash repeats at most so much.
+/// Progress of a session is saved after this long or this many acknowledgements; a crash repeats at most so much of QoS 1.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
 const SAVE_AFTER_ACKS: u64 = 1000;
 
@@ -39,6 +39,9 @@ const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the last bytes may take to leave when we end a connection.
 const LAST_BYTES: Duration = Duration::from_secs(2);
+
+/// Packets that may wait to be written before no further messages are taken for the client.
+const WAITING_PACKETS: usize = 256;
 
 /// Why nothing more is carried out now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +84,10 @@ pub(super) struct Connection {
     /// The socket is dead.
     broken: bool,
     save_at: Option<Monotonic>,
+    /// The record that the first packets that wait, so many, must not leave before.
+    exact_after: Option<(Ticket, usize)>,
+    /// So many of the next packets are on disk as far as they must be.
+    exact: usize,
     /// When to look whether the client has become idle.
     rest_at: Option<Monotonic>,
     answers: Vec<Answer>,
@@ -123,6 +130,8 @@ impl Connection {
             stopping: false,
             broken: false,
             save_at: None,
+            exact_after: None,
+            exact: 0,
             rest_at: None,
             answers: Vec::new(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -177,11 +186,18 @@ impl Connection {
             self.abandon();
             self.session.close(ReasonCode::NotAuthorized, "the user is not known any more, or has another password");
         }
-        if self.session.waits_for().is_some() || self.feed.is_catching_up() || self.session.redelivering() {
+        if self.session.waits_for().is_some()
+            || self.exact_after.is_some()
+            || self.feed.is_catching_up()
+            || self.session.redelivering()
+        {
             // Before the log is read, so that a reader that finds nothing knows since when.
             let mark = self.durable.borrow_and_update().ticket;
             self.session.durable(AckTicket(mark.0));
             self.feed.set_mark(mark);
+            if let Some((_, count)) = self.exact_after.take_if(|(ticket, _)| *ticket <= mark) {
+                self.exact = count;
+            }
         }
         self.session.timeout(now, if self.held_back() { Reading::Paused } else { Reading::Active });
         if self.blocked.is_none_or(|b| matches!(b, Blocked::Full(at) if at <= now)) {
@@ -205,6 +221,7 @@ impl Connection {
         self.carry_out(now);
         self.transmit();
         let more = self.closing.is_none() && !self.broken && self.deliver(now);
+        self.save_exact();
         self.save_progress(now);
         self.rest(now);
         more
@@ -382,14 +399,64 @@ impl Connection {
         }
     }
 
-    /// Encodes what the machine wants to be written.
+    /// Encodes what the machine wants to be written, up to what must be on disk first.
     pub(super) fn transmit(&mut self) {
-        while let Some(transmit) = self.session.poll_transmit() {
+        loop {
+            let early = self.waits_for_disk();
+            if early && self.closing.is_none() {
+                return;
+            }
+            let Some(transmit) = self.session.poll_transmit() else { return };
+            self.exact = self.exact.saturating_sub(1);
             match transmit {
+                // The connection ends before it could be sent: it stays in flight, and the next connection sends it.
+                _ if early => {}
                 Transmit::Packet(packet) => self.send(packet),
                 Transmit::Publish(outgoing) => self.send_publish(&outgoing),
             }
         }
+    }
+
+    /// The next packet is one of QoS 2 that must not leave yet.
+    ///
+    /// IMPORTANT: the packet id of a message must be on disk before the message leaves, and its stage before PUBREL does. The client
+    /// remembers the id from the one to the other; a broker that comes back from a kill with another id, or with the message
+    /// behind PUBREL, would deliver it twice [MQTT-4.3.3-2].
+    fn waits_for_disk(&self) -> bool {
+        self.exact == 0
+            && self.session.expiry().persists()
+            && match self.session.transmits().front() {
+                Some(Transmit::Publish(outgoing)) => outgoing.qos == QoS::ExactlyOnce,
+                Some(Transmit::Packet(packet)) => matches!(packet, Packet::PubRel(_)),
+                None => false,
+            }
+    }
+
+    /// Saves what packets of QoS 2 wait for, all that wait with one record.
+    fn save_exact(&mut self) {
+        if self.exact_after.is_some() || self.closing.is_some() || !self.waits_for_disk() {
+            return;
+        }
+        let count = self.session.transmits().len();
+        match self.save_now() {
+            Ok(ticket) => {
+                self.exact_after = Some((ticket, count));
+                self.session.saved();
+                self.save_at = None;
+            }
+            Err(AppendError::Busy) => self.blocked = Some(Blocked::Room),
+            Err(AppendError::Failed) => self.log_failed(),
+            // A record that finds no place is counted; the client is served all the same.
+            Err(AppendError::TooLarge { .. } | AppendError::Full { .. }) => {
+                self.exact = count;
+                self.transmit();
+            }
+        }
+    }
+
+    /// There is room for further messages towards the client.
+    pub(super) fn may_deliver(&self) -> bool {
+        self.wire.has_room() && self.session.transmits().len() < WAITING_PACKETS
     }
 
     fn send_publish(&mut self, outgoing: &Outgoing) {
@@ -477,7 +544,7 @@ impl Connection {
     async fn wait(&mut self, more: bool) {
         let wants_read = self.may_read();
         let wants_write = self.wire.has_output();
-        let wants_mark = self.session.waits_for().is_some() || self.feed.waits_for_mark();
+        let wants_mark = self.session.waits_for().is_some() || self.exact_after.is_some() || self.feed.waits_for_mark();
         let wants_room = self.blocked == Some(Blocked::Room) || self.feed.waits_for_room();
         self.set_timer();
         let timed = self.timer_at.is_some();

@@ -151,7 +151,7 @@ impl Connection {
                 return false;
             }
         }
-        if !self.wire.has_room() {
+        if !self.may_deliver() {
             return false;
         }
         if !self.feed.replays.is_empty() && !self.feed.no_room {
@@ -297,7 +297,7 @@ impl Connection {
 
     fn deliver_page(&mut self, now: Monotonic) -> bool {
         loop {
-            if !self.wire.has_room() {
+            if !self.may_deliver() {
                 return false;
             }
             let Some(catch_up) = &mut self.feed.catch_up else { return false };

@@ -85,7 +85,7 @@ fn agree(hub: &Hub, connect: Connect, identity: Identity) -> Result<Agreed, Reas
 
 /// Sends the CONNACK that refuses [MQTT-3.1.4-5], where the version has one for the reason.
 pub(super) async fn tell(hub: &Hub, wire: &mut Wire, version: Version, reason: ReasonCode) {
-    if version == Version::V311 && connect_return_code(reason).is_none() {
+    if version != Version::V5 && connect_return_code(reason).is_none() {
         return;
     }
     wire.send(Packet::ConnAck(Box::new(refuse(reason))), version, None);

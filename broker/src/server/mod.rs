@@ -443,7 +443,7 @@ async fn begin(
         Err(AttachError::TooManySessions | AttachError::InUse(_)) => {
             let version = agreed.negotiated.version;
             let reason = match version {
-                Version::V311 => ReasonCode::ServerUnavailable,
+                Version::V31 | Version::V311 => ReasonCode::ServerUnavailable,
                 Version::V5 => ReasonCode::QuotaExceeded,
             };
             handshake::tell(hub, wire, version, reason).await;

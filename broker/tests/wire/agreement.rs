@@ -23,7 +23,7 @@ fn through_rumqttc(version: Version, bytes: &BytesMut) -> Option<BytesMut> {
     let mut stream = bytes.clone();
     let mut out = BytesMut::new();
     match version {
-        Version::V311 => {
+        Version::V31 | Version::V311 => {
             let packet = v4::Packet::read(&mut stream, MAX as usize).ok()?;
             packet.write(&mut out, MAX as usize).ok()?;
         }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 pub(crate) fn version() -> impl Strategy<Value = Version> {
-    select(vec![Version::V311, Version::V5])
+    select(vec![Version::V31, Version::V311, Version::V5])
 }
 
 /// A packet with its version, any kind, either direction.
@@ -37,7 +37,7 @@ pub(crate) fn packet_of(version: Version) -> BoxedStrategy<Packet> {
         1 => disconnect(version).prop_map(Packet::Disconnect),
     ];
     match version {
-        Version::V311 => both.boxed(),
+        Version::V31 | Version::V311 => both.boxed(),
         Version::V5 => prop_oneof![15 => both, 1 => auth().prop_map(Packet::Auth)].boxed(),
     }
 }
@@ -92,7 +92,7 @@ fn only_v5<T: Default + std::fmt::Debug + Clone + 'static>(
     strategy: impl Strategy<Value = T> + 'static,
 ) -> BoxedStrategy<T> {
     match version {
-        Version::V311 => Just(T::default()).boxed(),
+        Version::V31 | Version::V311 => Just(T::default()).boxed(),
         Version::V5 => strategy.boxed(),
     }
 }
@@ -170,7 +170,7 @@ fn connect(version: Version) -> impl Strategy<Value = Connect> {
 
 fn connack(version: Version) -> impl Strategy<Value = ConnAck> {
     let codes: &[u8] = match version {
-        Version::V311 => &[0x00, 0x84, 0x85, 0x86, 0x87, 0x88],
+        Version::V31 | Version::V311 => &[0x00, 0x84, 0x85, 0x86, 0x87, 0x88],
         Version::V5 => CONNACK_REASONS,
     };
     let properties = (
@@ -274,7 +274,7 @@ fn subscribe(version: Version) -> impl Strategy<Value = Subscribe> {
 
 fn suback(version: Version) -> impl Strategy<Value = SubAck> {
     let codes: &[u8] = match version {
-        Version::V311 => &[0x00, 0x01, 0x02, 0x80],
+        Version::V31 | Version::V311 => &[0x00, 0x01, 0x02, 0x80],
         Version::V5 => SUBACK_REASONS,
     };
     (packet_id(), only_v5(version, of(text())), vec(reason(codes), 1..4))

@@ -83,7 +83,7 @@ const CASES: &[Case] = &[
 
     // CONNECT.
     ("3.1.0-1", "a first packet other than CONNECT", FIRST, 0xC0, b"", Refused(Protocol)),
-    ("3.1.2-1", "another protocol name", FIRST, 0x10, b"\0\x06MQIsdp\x03\x02\0\0\0\0", Refused(Unsupported)),
+    ("3.1.2-1", "another protocol name", FIRST, 0x10, b"\0\x06MQIsdq\x03\x02\0\0\0\0", Refused(Unsupported)),
     ("3.1.2-1", "the protocol name in small letters", FIRST, 0x10, b"\0\x04mqtt\x04\x02\0\0\0\0", Refused(Unsupported)),
     ("3.1.2-2", "a protocol version from the future", FIRST, 0x10, b"\0\x04MQTT\x06\x02\0\0\0\0\0", Refused(Unsupported)),
     ("3.1.2-3", "the reserved connect flag", FIRST, 0x10, b"\0\x04MQTT\x05\x03\0\0\0\0\0", Refused(Malformed)),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use headwater_broker::mqtt::packet::*;
 
-use crate::client::{Client, VERSIONS, disconnect, hello, publish, resume, text};
+use crate::client::{Client, VERSIONS, disconnect, hello, publish, publish_at, resume, text};
 use crate::target::Target;
 
 async fn refused(target: &Target, connect: Connect) -> (ReasonCode, bool) {
@@ -57,7 +57,7 @@ async fn connack_comes_first_and_clients_need_not_wait_for_it() {
 async fn unknown_protocol_versions_are_refused() {
     let target = Target::start().await;
     for connect in [
-        &b"\0\x06MQIsdp\x03\x02\0\x3C\0\x01a"[..],
+        &b"\0\x06MQIsdp\x04\x02\0\x3C\0\x01a"[..],
         b"\0\x04MQTT\x03\x02\0\x3C\0\x01a",
         b"\0\x04MQTT\x06\x02\0\x3C\0\0\x01a",
     ] {
@@ -129,6 +129,30 @@ async fn a_client_without_an_id_gets_one() {
     // The first was not thrown out by the second.
     let mut one = one;
     one.settled().await;
+}
+
+/// MQTT 3.1: `MQIsdp`. Its CONNACK has no session present, and what it sends again carries DUP outside of PUBLISH too.
+#[tokio::test]
+async fn a_client_of_mqtt_3_1_keeps_its_session_and_may_repeat_itself() {
+    let target = Target::start().await;
+    let mut old = Client::connect(&target, resume(Version::V31, "mqisdp")).await;
+    // SUBSCRIBE with DUP to "mqisdp/a" at QoS 1, packet id 1.
+    old.send_bytes(b"\x8A\x0D\0\x01\0\x08mqisdp/a\x01").await;
+    match old.recv().await {
+        Packet::SubAck(suback) => assert_eq!(suback.reasons, [ReasonCode::GrantedQoS1]),
+        other => panic!("expected SUBACK, got {other:?}"),
+    }
+    drop(old);
+    let mut publisher = Client::connect(&target, hello(Version::V5, "mqisdp-publisher")).await;
+    publisher.publish(publish_at(QoS::AtLeastOnce, 1, "mqisdp/a", "meanwhile")).await;
+    let mut old = Client::connect(&target, resume(Version::V31, "mqisdp")).await;
+    assert!(!old.connack.session_present, "the byte is reserved in 3.1");
+    match old.recv().await {
+        Packet::Publish(message) => assert_eq!(text(&message), "meanwhile"),
+        other => panic!("expected the message, got {other:?}"),
+    }
+    let nameless = Connect { client_id: String::new(), ..hello(Version::V31, "") };
+    assert_eq!(refused(&target, nameless).await, (ReasonCode::ClientIdNotValid, false));
 }
 
 /// 3.1.1: [MQTT-3.1.3-8] [MQTT-3.2.2-4]

@@ -89,7 +89,7 @@ async fn an_unknown_release_is_completed() {
         let mut client = Client::connect(&target, hello(version, "unknown-rel")).await;
         let reason = client.release(PacketId::new(4_711).expect("from 1")).await;
         match version {
-            Version::V311 => assert_eq!(reason, ReasonCode::Success),
+            Version::V31 | Version::V311 => assert_eq!(reason, ReasonCode::Success),
             Version::V5 => assert_eq!(reason, ReasonCode::PacketIdNotFound),
         }
         client.settled().await;
@@ -240,4 +240,50 @@ async fn a_refused_qos_2_message_is_not_sent_again() {
     assert_eq!(client.until("last").await, [""; 0]);
     client.goodbye().await;
     Client::connect(&target, hello(Version::V5, "refusing")).await.goodbye().await;
+}
+
+/// [MQTT-4.3.3-2] [MQTT-4.4.0-1]: a receiver that keeps its ids gets each message once and in order, whenever the broker is killed.
+#[tokio::test]
+async fn qos_2_deliveries_are_exact_across_kills() {
+    const ROUNDS: usize = 6;
+    const MESSAGES: usize = 20;
+    let mut target = Target::start_with("").await;
+    let mut subscriber = Client::connect(&target, resume(Version::V5, "exact")).await;
+    subscriber.subscribe("stored/exact", QoS::ExactlyOnce).await;
+    let mut unreleased = std::collections::HashSet::new();
+    let mut got = Vec::new();
+    for round in 0..=ROUNDS {
+        if round < ROUNDS {
+            let mut publisher = Client::connect(&target, hello(Version::V5, "exact-pub")).await;
+            for number in 0..MESSAGES {
+                let payload = (round * MESSAGES + number).to_string();
+                publisher.publish(Publish { qos: QoS::ExactlyOnce, ..publish("stored/exact", &payload) }).await;
+            }
+        }
+        // Killed after another number of packets each time, some of them PUBREL; at the end everything must come.
+        let mut packets = if round < ROUNDS { 25 + 2 * round } else { usize::MAX };
+        while packets > 0 && !(got.len() == ROUNDS * MESSAGES && unreleased.is_empty()) {
+            packets -= 1;
+            match subscriber.recv().await {
+                Packet::Publish(message) => {
+                    let id = message.packet_id.expect("QoS 2");
+                    if unreleased.insert(id) {
+                        got.push(text(&message).to_owned());
+                    }
+                    subscriber.send(Packet::PubRec(ack(id))).await;
+                }
+                Packet::PubRel(release) => {
+                    unreleased.remove(&release.packet_id);
+                    subscriber.send(Packet::PubComp(ack(release.packet_id))).await;
+                }
+                other => panic!("expected PUBLISH or PUBREL, got {other:?}"),
+            }
+        }
+        if round < ROUNDS {
+            target.kill_and_restart().await;
+            subscriber = Client::connect(&target, resume(Version::V5, "exact")).await;
+        }
+    }
+    let expected: Vec<String> = (0..ROUNDS * MESSAGES).map(|number| number.to_string()).collect();
+    assert_eq!(got, expected);
 }

@@ -10,7 +10,7 @@ use crate::mqtt::packet::{Ack, DecodeError, ReasonCode, Version};
 pub(super) fn decode(from: &mut Reader<'_>, kind: Kind, version: Version) -> Result<Ack, DecodeError> {
     let packet_id = from.packet_id()?;
     let mut ack = Ack { packet_id, reason: ReasonCode::Success, reason_string: None, user: Vec::new() };
-    if version == Version::V311 || from.is_empty() {
+    if version != Version::V5 || from.is_empty() {
         return Ok(ack);
     }
     ack.reason = reason(from, |reason| allowed(kind, reason))?;
@@ -36,7 +36,7 @@ pub(super) fn check(ack: &Ack, kind: Kind) -> Result<(), EncodeError> {
 pub(super) fn write(ack: &Ack, version: Version, out: &mut impl Sink) {
     out.u16(ack.packet_id.get());
     let bare = ack.reason_string.is_none() && ack.user.is_empty();
-    if version == Version::V311 || (bare && ack.reason == ReasonCode::Success) {
+    if version != Version::V5 || (bare && ack.reason == ReasonCode::Success) {
         return;
     }
     out.u8(ack.reason as u8);

@@ -13,15 +13,18 @@ use crate::mqtt::packet::{
 };
 
 const PROTOCOL_NAME: &[u8] = b"MQTT";
+/// What MQTT 3.1 called itself.
+const PROTOCOL_NAME_3_1: &[u8] = b"MQIsdp";
 
 /// The version that the CONNECT at the front of `buf` asks for, if that much of it is there: in which words to refuse
 /// one that [`decode`](super::decode) did not take.
 #[must_use]
 pub fn connect_version(buf: &[u8]) -> Option<Version> {
     let frame = super::frame::frame_bounds(buf).ok()??;
-    match buf.get(frame.start..)?.get(..7)? {
-        [0, 4, b'M', b'Q', b'T', b'T', 4] => Some(Version::V311),
-        [0, 4, b'M', b'Q', b'T', b'T', 5] => Some(Version::V5),
+    match buf.get(frame.start..)? {
+        [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', 3, ..] => Some(Version::V31),
+        [0, 4, b'M', b'Q', b'T', b'T', 4, ..] => Some(Version::V311),
+        [0, 4, b'M', b'Q', b'T', b'T', 5, ..] => Some(Version::V5),
         _ => None,
     }
 }
@@ -50,7 +53,7 @@ pub(super) fn decode_connect(from: &mut Reader<'_>) -> Result<Connect, DecodeErr
     if !has_will && flags & (flag::WILL_QOS | flag::WILL_RETAIN) != 0 {
         return Err(malformed("will QoS or will retain without a will [MQTT-3.1.2-11, MQTT-3.1.2-13]"));
     }
-    if version == Version::V311 && flags & flag::USERNAME == 0 && flags & flag::PASSWORD != 0 {
+    if version != Version::V5 && flags & flag::USERNAME == 0 && flags & flag::PASSWORD != 0 {
         return Err(malformed("password without a user name ([MQTT-3.1.2-22] of 3.1.1)"));
     }
     let keep_alive = from.u16()?;
@@ -74,13 +77,15 @@ pub(super) fn decode_connect(from: &mut Reader<'_>) -> Result<Connect, DecodeErr
 
 fn version(from: &mut Reader<'_>) -> Result<Version, DecodeError> {
     let unsupported = |detail| DecodeError { reason: ReasonCode::UnsupportedProtocolVersion, detail };
-    if from.binary()? != PROTOCOL_NAME {
-        return Err(unsupported("protocol name is not \"MQTT\" [MQTT-3.1.2-1]"));
+    let name = from.binary()?;
+    if name != PROTOCOL_NAME && name != PROTOCOL_NAME_3_1 {
+        return Err(unsupported("protocol name is neither \"MQTT\" nor \"MQIsdp\" [MQTT-3.1.2-1]"));
     }
-    match from.u8()? {
-        4 => Ok(Version::V311),
-        5 => Ok(Version::V5),
-        _ => Err(unsupported("protocol version is neither 4 (3.1.1) nor 5 (5.0) [MQTT-3.1.2-2]")),
+    match (from.u8()?, name == PROTOCOL_NAME_3_1) {
+        (3, true) => Ok(Version::V31),
+        (4, false) => Ok(Version::V311),
+        (5, false) => Ok(Version::V5),
+        _ => Err(unsupported("protocol version is not 3 (of MQIsdp), 4 (3.1.1) or 5 (5.0) [MQTT-3.1.2-2]")),
     }
 }
 
@@ -130,15 +135,16 @@ fn binary(from: &mut Reader<'_>) -> Result<Bytes, DecodeError> {
 }
 
 pub(super) fn check_connect(connect: &Connect) -> Result<(), EncodeError> {
-    if connect.version == Version::V311 && connect.username.is_none() && connect.password.is_some() {
+    if connect.version != Version::V5 && connect.username.is_none() && connect.password.is_some() {
         return Err(EncodeError::Invalid("password without a user name ([MQTT-3.1.2-22] of 3.1.1)"));
     }
     Ok(())
 }
 
 pub(super) fn write_connect(connect: &Connect, out: &mut impl Sink) {
-    out.field(PROTOCOL_NAME);
+    out.field(if connect.version == Version::V31 { PROTOCOL_NAME_3_1 } else { PROTOCOL_NAME });
     out.u8(match connect.version {
+        Version::V31 => 3,
         Version::V311 => 4,
         Version::V5 => 5,
     });
@@ -218,7 +224,7 @@ pub(super) fn decode_connack(from: &mut Reader<'_>, version: Version) -> Result<
     let mut connack =
         ConnAck { session_present: flags == 1, reason: ReasonCode::Success, properties: ConnAckProperties::default() };
     match version {
-        Version::V311 => connack.reason = return_code(from.u8()?)?,
+        Version::V31 | Version::V311 => connack.reason = return_code(from.u8()?)?,
         Version::V5 => {
             connack.reason = reason(from, allowed_in_connack)?;
             connack.properties = connack_properties(from)?;
@@ -278,7 +284,7 @@ pub(super) fn check_connack(connack: &ConnAck, version: Version) -> Result<(), E
         return Err(EncodeError::Invalid("Maximum QoS is 0 or 1; 2 is said by leaving it out (3.2.2.3.4)"));
     }
     match version {
-        Version::V311 if connect_return_code(connack.reason).is_none() => {
+        Version::V31 | Version::V311 if connect_return_code(connack.reason).is_none() => {
             Err(EncodeError::Invalid("3.1.1 has no return code for this reason ([MQTT-3.2.2-6] of 3.1.1)"))
         }
         Version::V5 if !allowed_in_connack(connack.reason) => Err(MISPLACED_REASON),
@@ -289,7 +295,7 @@ pub(super) fn check_connack(connack: &ConnAck, version: Version) -> Result<(), E
 pub(super) fn write_connack(connack: &ConnAck, version: Version, out: &mut impl Sink) {
     out.u8(connack.session_present.into());
     match version {
-        Version::V311 => out.u8(connect_return_code(connack.reason).unwrap_or(3)),
+        Version::V31 | Version::V311 => out.u8(connect_return_code(connack.reason).unwrap_or(3)),
         Version::V5 => {
             out.u8(connack.reason as u8);
             write_properties(out, |emit| emit_connack(&connack.properties, emit));

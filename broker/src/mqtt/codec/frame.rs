@@ -99,7 +99,7 @@ impl Header {
         if version.is_none() && kind != Kind::Connect {
             return Err(protocol_error("the first packet is not CONNECT [MQTT-3.1.0-1]"));
         }
-        if kind == Kind::Auth && version == Some(Version::V311) {
+        if kind == Kind::Auth && version.is_some_and(|version| version != Version::V5) {
             return Err(malformed("packet type 15 is reserved in MQTT 3.1.1 (2.2.1)"));
         }
         if kind == Kind::Publish {
@@ -109,7 +109,8 @@ impl Header {
             if flags & 0b1110 == 0b1000 {
                 return Err(malformed("PUBLISH with DUP at QoS 0 [MQTT-3.3.1-2]"));
             }
-        } else if flags != kind.fixed_flags() {
+        } else if flags != kind.fixed_flags() && version != Some(Version::V31) {
+            // 3.1 repeats SUBSCRIBE, UNSUBSCRIBE and PUBREL with DUP, and says nothing of the other bits (2.1 there).
             return Err(malformed("reserved flags of the fixed header [MQTT-2.1.3-1]"));
         }
         Ok(Header { kind, flags })

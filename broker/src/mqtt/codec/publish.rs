@@ -41,7 +41,7 @@ pub(super) fn decode(from: &mut Reader<'_>, flags: u8, version: Version) -> Resu
             }
         }
     }
-    if !topic.is_empty() || version == Version::V311 {
+    if !topic.is_empty() || version != Version::V5 {
         publish.topic = Some(topic_name(from.shared(topic))?);
     } else if publish.topic_alias.is_none() {
         return Err(protocol_error("neither topic name nor topic alias (3.3.2.1)"));
@@ -136,7 +136,7 @@ fn remaining_length(publish: &PublishRef<'_>, version: Version) -> Result<usize,
     if publish.dup && publish.qos == QoS::AtMostOnce {
         return Err(EncodeError::Invalid("PUBLISH with DUP at QoS 0 [MQTT-3.3.1-2]"));
     }
-    if publish.topic.is_none() && (version == Version::V311 || publish.topic_alias.is_none()) {
+    if publish.topic.is_none() && (version != Version::V5 || publish.topic_alias.is_none()) {
         return Err(EncodeError::Invalid("PUBLISH without a topic name (3.3.2.1)"));
     }
     if publish.subscription_ids.iter().any(|id| !(1..=MAX_SUBSCRIPTION_ID).contains(id)) {

@@ -16,7 +16,7 @@ pub(super) fn decode_disconnect(from: &mut Reader<'_>, version: Version) -> Resu
         server_reference: None,
     };
     // 3.1.1 has nothing here, and 5.0 may leave out the normal reason (3.14.2.1) and the property length (3.14.2.2.1).
-    if version == Version::V311 || from.is_empty() {
+    if version != Version::V5 || from.is_empty() {
         return Ok(disconnect);
     }
     disconnect.reason = reason(from, allowed_in_disconnect)?;
@@ -43,7 +43,7 @@ pub(super) fn check_disconnect(disconnect: &Disconnect) -> Result<(), EncodeErro
 pub(super) fn write_disconnect(disconnect: &Disconnect, version: Version, out: &mut impl Sink) {
     let Disconnect { reason, session_expiry, reason_string, user, server_reference } = disconnect;
     let bare = session_expiry.is_none() && reason_string.is_none() && user.is_empty() && server_reference.is_none();
-    if version == Version::V311 || (bare && *reason == ReasonCode::Success) {
+    if version != Version::V5 || (bare && *reason == ReasonCode::Success) {
         return;
     }
     out.u8(*reason as u8);
@@ -82,7 +82,7 @@ pub(super) fn decode_auth(from: &mut Reader<'_>) -> Result<Auth, DecodeError> {
 }
 
 pub(super) fn check_auth(auth: &Auth, version: Version) -> Result<(), EncodeError> {
-    if version == Version::V311 {
+    if version != Version::V5 {
         return Err(EncodeError::Invalid("MQTT 3.1.1 has no AUTH"));
     }
     if allowed_in_auth(auth.reason) { Ok(()) } else { Err(MISPLACED_REASON) }

@@ -89,7 +89,7 @@ fn count(filters: usize) -> Result<(), DecodeError> {
 fn options(byte: u8, version: Version) -> Result<SubscriptionOptions, DecodeError> {
     let qos = QoS::from_u8(byte & 0b11)
         .ok_or_else(|| malformed("subscription with QoS 3 (3.8.3.1, [MQTT-3-8.3-4] of 3.1.1)"))?;
-    if version == Version::V311 {
+    if version != Version::V5 {
         if byte & 0b1111_1100 != 0 {
             return Err(malformed("reserved bits of the requested QoS ([MQTT-3-8.3-4] of 3.1.1)"));
         }
@@ -169,7 +169,7 @@ pub(super) fn decode_suback(from: &mut Reader<'_>, version: Version) -> Result<S
         count(reasons.len())?;
         reasons.push(match version {
             Version::V5 => reason(from, allowed_in_suback)?,
-            Version::V311 => match from.u8()? {
+            Version::V31 | Version::V311 => match from.u8()? {
                 0x80 => ReasonCode::UnspecifiedError,
                 qos => QoS::from_u8(qos)
                     .map(ReasonCode::granted)
@@ -186,7 +186,7 @@ pub(super) fn decode_suback(from: &mut Reader<'_>, version: Version) -> Result<S
 pub(super) fn decode_unsuback(from: &mut Reader<'_>, version: Version) -> Result<UnsubAck, DecodeError> {
     let packet_id = from.packet_id()?;
     let mut unsuback = UnsubAck { packet_id, reason_string: None, reasons: Vec::new() };
-    if version == Version::V311 {
+    if version != Version::V5 {
         return Ok(unsuback);
     }
     unsuback.reason_string = ack_properties(from)?;
@@ -219,7 +219,7 @@ pub(super) fn check_suback(suback: &SubAck) -> Result<(), EncodeError> {
 }
 
 pub(super) fn check_unsuback(unsuback: &UnsubAck, version: Version) -> Result<(), EncodeError> {
-    if version == Version::V311 {
+    if version != Version::V5 {
         return Ok(());
     }
     check_reasons(&unsuback.reasons, allowed_in_unsuback)
@@ -239,7 +239,7 @@ pub(super) fn write_suback(suback: &SubAck, version: Version, out: &mut impl Sin
     }
     for reason in &suback.reasons {
         // 3.1.1 knows one failure only ([MQTT-3.9.3-2] of 3.1.1).
-        out.u8(if version == Version::V311 && reason.is_failure() { 0x80 } else { *reason as u8 });
+        out.u8(if version != Version::V5 && reason.is_failure() { 0x80 } else { *reason as u8 });
     }
 }
 

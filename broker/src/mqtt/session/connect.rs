@@ -89,8 +89,14 @@ pub fn negotiate(
         return Err(ReasonCode::BadAuthenticationMethod);
     }
     let assigned = connect.client_id.is_empty();
-    if assigned && connect.version == Version::V311 && !connect.clean_start {
+    let nameless = match connect.version {
+        // 3.1 knows only 1 to 23 characters (3.1 there). More are taken, as everywhere.
+        Version::V31 => false,
         // [MQTT-3.1.3-8]
+        Version::V311 => connect.clean_start,
+        Version::V5 => true,
+    };
+    if assigned && !nameless {
         return Err(ReasonCode::ClientIdNotValid);
     }
     let (keep_alive, server_keep_alive) = match (connect.version, limits.max_keep_alive, connect.keep_alive) {
@@ -99,8 +105,8 @@ pub fn negotiate(
     };
     let asked = match (connect.version, connect.clean_start) {
         // 3.1.1 knows only "until the connection ends" and "kept"; how long is ours to say (3.1.2.4 of 3.1.1).
-        (Version::V311, true) => SessionExpiry::AT_DISCONNECT,
-        (Version::V311, false) => SessionExpiry::NEVER,
+        (Version::V31 | Version::V311, true) => SessionExpiry::AT_DISCONNECT,
+        (Version::V31 | Version::V311, false) => SessionExpiry::NEVER,
         (Version::V5, _) => SessionExpiry(properties.session_expiry.unwrap_or(0)),
     };
     let expiry = asked.capped(limits.max_session_expiry);
@@ -123,7 +129,7 @@ pub fn negotiate(
 /// The CONNACK that accepts.
 pub(super) fn accept(agreed: &Negotiated, limits: &Limits, session_present: bool) -> ConnAck {
     let properties = match agreed.version {
-        Version::V311 => ConnAckProperties::default(),
+        Version::V31 | Version::V311 => ConnAckProperties::default(),
         Version::V5 => ConnAckProperties {
             session_expiry: agreed.asked_expiry.map(|_| agreed.expiry.0),
             receive_maximum: std::num::NonZeroU16::new(limits.receive_maximum),
@@ -135,8 +141,9 @@ pub(super) fn accept(agreed: &Negotiated, limits: &Limits, session_present: bool
             ..ConnAckProperties::default()
         },
     };
-    // Session present is 0 after a clean start [MQTT-3.2.2-2].
-    ConnAck { session_present: session_present && !agreed.clean_start, reason: ReasonCode::Success, properties }
+    // Session present is 0 after a clean start [MQTT-3.2.2-2]. The byte is reserved in 3.1.
+    let session_present = session_present && !agreed.clean_start && agreed.version != Version::V31;
+    ConnAck { session_present, reason: ReasonCode::Success, properties }
 }
 
 /// The CONNACK that refuses. Session present is 0 [MQTT-3.2.2-6].

@@ -277,7 +277,7 @@ impl Session {
                 Packet::PubComp(self.ack(packet_id, reason, text))
             }
             (AckKind::SubAck, AnswerResult::Each(mut reasons)) => {
-                if self.version == Version::V311 {
+                if self.version != Version::V5 {
                     for reason in reasons.iter_mut().filter(|r| **r as u8 >= 0x80) {
                         *reason = ReasonCode::UnspecifiedError;
                     }
@@ -404,7 +404,7 @@ impl Session {
     #[must_use]
     pub fn wants_read(&self) -> bool {
         let room = match self.version {
-            Version::V311 => self.acks.publishes() < self.receive_maximum,
+            Version::V31 | Version::V311 => self.acks.publishes() < self.receive_maximum,
             Version::V5 => true,
         };
         !self.closed && room && self.acks.len() < self.receive_maximum + OTHER_ACKS
@@ -476,6 +476,12 @@ impl Session {
     fn end(&mut self, close: Close) {
         self.closed = true;
         self.actions.push_back(Action::Close(close));
+    }
+
+    /// What waits to be written.
+    #[must_use]
+    pub fn transmits(&self) -> &VecDeque<Transmit> {
+        &self.transmits
     }
 
     /// The next packet to write.
@@ -590,7 +596,7 @@ impl Session {
             Err(AckFault::Unknown) => {
                 // A message that we forgot, for example one that retention took: let the client finish its side.
                 let reason = match self.version {
-                    Version::V311 => ReasonCode::Success,
+                    Version::V31 | Version::V311 => ReasonCode::Success,
                     Version::V5 => ReasonCode::PacketIdNotFound,
                 };
                 self.send(Packet::PubRel(acks::ack(ack.packet_id, reason, None)));
@@ -608,7 +614,7 @@ impl Session {
             Some(_) => self.close(ReasonCode::ProtocolError, "PUBREL before PUBREC"),
             None => {
                 let reason = match self.version {
-                    Version::V311 => ReasonCode::Success,
+                    Version::V31 | Version::V311 => ReasonCode::Success,
                     Version::V5 => ReasonCode::PacketIdNotFound,
                 };
                 let packet = Packet::PubComp(self.ack(ack.packet_id, reason, None));
@@ -645,7 +651,7 @@ impl Session {
     fn ack(&self, packet_id: PacketId, reason: ReasonCode, text: Option<&str>) -> Ack {
         match self.version {
             // There is no way to refuse in 3.1.1: what could not be taken was held back or counted before.
-            Version::V311 => acks::ack(packet_id, ReasonCode::Success, None),
+            Version::V31 | Version::V311 => acks::ack(packet_id, ReasonCode::Success, None),
             Version::V5 => acks::ack(packet_id, reason, text.filter(|_| self.problem_information)),
         }
     }

@@ -464,6 +464,7 @@ fn connect_is_agreed_on() {
     let empty = |version, clean_start| {
         agree(Connect { client_id: String::new(), clean_start, ..connect(version) }).map(|a| (a.client_id, a.assigned))
     };
+    assert_eq!(empty(Version::V31, true), Err(ReasonCode::ClientIdNotValid));
     assert_eq!(empty(Version::V311, false), Err(ReasonCode::ClientIdNotValid));
     assert_eq!(empty(Version::V311, true), Ok(("assigned".to_owned(), true)));
     assert_eq!(empty(Version::V5, false), Ok(("assigned".to_owned(), true)));
