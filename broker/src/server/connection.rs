@@ -18,10 +18,8 @@ use super::wire::{Read, Wire};
 use super::{Phase, Shutdown};
 use crate::clock::Monotonic;
 use crate::log::{AppendError, DurableMark, Ticket};
-use crate::mqtt::packet::{Packet, Publish, QoS, ReasonCode, Version, Will};
-use crate::mqtt::session::{
-    AckTicket, Action, Answer, AnswerResult, Close, ClosedBy, Negotiated, Outgoing, Reading, Session, Transmit,
-};
+use crate::mqtt::packet::{Publish, QoS, ReasonCode, Version, Will};
+use crate::mqtt::session::{AckTicket, Action, Answer, AnswerResult, Close, ClosedBy, Negotiated, Reading, Session};
 use crate::router::{Attached, Leaving, Progress, Publisher, SessionKey, Stop};
 
 /// Messages of one batch: what one read can bring of small ones.
@@ -40,12 +38,9 @@ const REST_AFTER: Duration = Duration::from_secs(1);
 /// How long the last bytes may take to leave when we end a connection.
 const LAST_BYTES: Duration = Duration::from_secs(2);
 
-/// Packets that may wait to be written before no further messages are taken for the client.
-const WAITING_PACKETS: usize = 256;
-
 /// Why nothing more is carried out now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Blocked {
+pub(super) enum Blocked {
     /// The log has no room for a moment.
     Room,
     /// A stream is full; try again at this time.
@@ -61,7 +56,7 @@ pub(super) struct Connection {
     pub(super) key: SessionKey,
     link: Arc<Link>,
     client_id: String,
-    max_packet_bytes: Option<u32>,
+    pub(super) max_packet_bytes: Option<u32>,
     will: Option<Box<Will>>,
     durable: watch::Receiver<DurableMark>,
     /// Messages from the client that are not routed yet.
@@ -72,22 +67,22 @@ pub(super) struct Connection {
     unsaved_connect: bool,
     /// Subscribed, but the record is not appended yet: what to answer then.
     unsaved: Option<Vec<ReasonCode>>,
-    blocked: Option<Blocked>,
+    pub(super) blocked: Option<Blocked>,
     /// In an episode of refused messages, which is logged once.
     refusing: bool,
     /// It has tried to write where it may not, and that was logged.
     denied: bool,
     pub(super) feed: Feed,
-    closing: Option<Close>,
+    pub(super) closing: Option<Close>,
     /// The broker shuts down: nothing more is read, what was taken is finished.
     stopping: bool,
     /// The socket is dead.
     broken: bool,
-    save_at: Option<Monotonic>,
+    pub(super) save_at: Option<Monotonic>,
     /// The record that the first packets that wait, so many, must not leave before.
-    exact_after: Option<(Ticket, usize)>,
+    pub(super) exact_after: Option<(Ticket, usize)>,
     /// So many of the next packets are on disk as far as they must be.
-    exact: usize,
+    pub(super) exact: usize,
     /// When to look whether the client has become idle.
     rest_at: Option<Monotonic>,
     answers: Vec<Answer>,
@@ -352,7 +347,7 @@ impl Connection {
         }
     }
 
-    fn log_failed(&mut self) {
+    pub(super) fn log_failed(&mut self) {
         self.abandon();
         self.session.close(ReasonCode::ImplementationSpecificError, "the log has failed");
     }
@@ -396,88 +391,6 @@ impl Connection {
             }
             Action::Publish(_) => debug_assert!(false, "collected before"),
             Action::Close(close) => self.closing = Some(close),
-        }
-    }
-
-    /// Encodes what the machine wants to be written, up to what must be on disk first.
-    pub(super) fn transmit(&mut self) {
-        loop {
-            let early = self.waits_for_disk();
-            if early && self.closing.is_none() {
-                return;
-            }
-            let Some(transmit) = self.session.poll_transmit() else { return };
-            self.exact = self.exact.saturating_sub(1);
-            match transmit {
-                // The connection ends before it could be sent: it stays in flight, and the next connection sends it.
-                _ if early => {}
-                Transmit::Packet(packet) => self.send(packet),
-                Transmit::Publish(outgoing) => self.send_publish(&outgoing),
-            }
-        }
-    }
-
-    /// The next packet is one of QoS 2 that must not leave yet.
-    ///
-    /// IMPORTANT: the packet id of a message must be on disk before the message leaves, and its stage before PUBREL does. The client
-    /// remembers the id from the one to the other; a broker that comes back from a kill with another id, or with the message
-    /// behind PUBREL, would deliver it twice [MQTT-4.3.3-2].
-    fn waits_for_disk(&self) -> bool {
-        self.exact == 0
-            && self.session.expiry().persists()
-            && match self.session.transmits().front() {
-                Some(Transmit::Publish(outgoing)) => outgoing.qos == QoS::ExactlyOnce,
-                Some(Transmit::Packet(packet)) => matches!(packet, Packet::PubRel(_)),
-                None => false,
-            }
-    }
-
-    /// Saves what packets of QoS 2 wait for, all that wait with one record.
-    fn save_exact(&mut self) {
-        if self.exact_after.is_some() || self.closing.is_some() || !self.waits_for_disk() {
-            return;
-        }
-        let count = self.session.transmits().len();
-        match self.save_now() {
-            Ok(ticket) => {
-                self.exact_after = Some((ticket, count));
-                self.session.saved();
-                self.save_at = None;
-            }
-            Err(AppendError::Busy) => self.blocked = Some(Blocked::Room),
-            Err(AppendError::Failed) => self.log_failed(),
-            // A record that finds no place is counted; the client is served all the same.
-            Err(AppendError::TooLarge { .. } | AppendError::Full { .. }) => {
-                self.exact = count;
-                self.transmit();
-            }
-        }
-    }
-
-    /// There is room for further messages towards the client.
-    pub(super) fn may_deliver(&self) -> bool {
-        self.wire.has_room() && self.session.transmits().len() < WAITING_PACKETS
-    }
-
-    fn send_publish(&mut self, outgoing: &Outgoing) {
-        match self.wire.deliver(outgoing, self.session.version(), self.max_packet_bytes) {
-            Ok(()) => {
-                self.hub.counters.messages_out[outgoing.qos as usize].fetch_add(1, Relaxed);
-                self.hub.counters.redelivered.fetch_add(u64::from(outgoing.dup), Relaxed);
-            }
-            Err(packet_id) => {
-                self.hub.counters.dropped_too_large_for_client.fetch_add(1, Relaxed);
-                if let Some(packet_id) = packet_id {
-                    self.session.undeliverable(packet_id);
-                }
-            }
-        }
-    }
-
-    fn send(&mut self, packet: Packet) {
-        if !self.wire.send(packet, self.session.version(), self.max_packet_bytes) {
-            // An acknowledgement that the client does not accept: the specification has no way out but to leave it away.
-            self.hub.counters.dropped_too_large_for_client.fetch_add(1, Relaxed);
         }
     }
 
@@ -527,7 +440,7 @@ impl Connection {
         }
     }
 
-    fn save_now(&self) -> Result<Ticket, AppendError> {
+    pub(super) fn save_now(&self) -> Result<Ticket, AppendError> {
         let progress = Progress {
             in_flight: self.session.in_flight(),
             reading: self.feed.positions(),

@@ -9,6 +9,7 @@ mod connection;
 mod feed;
 mod handshake;
 mod hub;
+mod outgoing;
 mod stats;
 #[cfg(test)]
 mod tests;
