@@ -40,6 +40,12 @@ impl Chance {
             // The standard library seeds every hasher from the system's randomness.
             Err(_) => RandomState::new().build_hasher().finish(),
         };
+        Chance::from_seed(seed)
+    }
+
+    /// Makes the choices of that seed, whatever the environment says.
+    #[must_use]
+    pub fn from_seed(seed: u64) -> Chance {
         Chance { seed, state: seed }
     }
 

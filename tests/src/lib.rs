@@ -6,6 +6,7 @@
 //! * [`hub`], [`proxy`]: real nats-servers, and the link to them.
 //! * [`publisher`], [`traffic`], [`device`], [`mosquitto`]: devices by rumqttc, paho-mqtt and Mosquitto's tools.
 //! * [`copy`], [`snapshot`]: whether what arrived is exactly what was acknowledged, and whether nothing was touched.
+//! * [`powercut`]: what a power cut may leave of a filesystem.
 //! * [`payload`], [`chance`]: messages that prove who sent them, and random choices that can be repeated.
 //!
 //! Functions here panic with a text that says what was expected: they are only ever called from tests. They never
@@ -23,6 +24,7 @@ pub mod metrics;
 pub mod mosquitto;
 pub mod payload;
 pub mod port;
+pub mod powercut;
 pub mod process;
 pub mod proxy;
 pub mod publisher;
