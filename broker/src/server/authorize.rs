@@ -48,10 +48,13 @@ pub(super) async fn authorize(
     if !right {
         // IMPORTANT: one at a time. A hash takes megabytes and a processor for tens of milliseconds; who waits here is bounded by the
         // connections, and by `connect_timeout`.
-        let _turn = hub.hashing.acquire().await;
+        // The turn goes with the hash: a client whose time is over stops waiting, but its hash runs on, and must not run beside the next.
+        let turn = Arc::clone(&hub.hashing).acquire_owned().await;
         let (auth, name) = (Arc::clone(&auth), name.clone());
-        let verified =
-            tokio::task::spawn_blocking(move || auth.users().is_some_and(|users| users.verify(&name, &password)));
+        let verified = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            auth.users().is_some_and(|users| users.verify(&name, &password))
+        });
         right = verified.await.unwrap_or(false);
     }
     if right {

@@ -65,7 +65,7 @@ pub(super) struct Hub {
     state: Mutex<State>,
     auth: Mutex<Arc<Auth>>,
     /// One password hash at a time.
-    pub(super) hashing: Semaphore,
+    pub(super) hashing: Arc<Semaphore>,
     pub(super) log: Log,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: Limits,
@@ -80,7 +80,7 @@ impl Hub {
         Self {
             state: Mutex::new(State { router, links: Vec::new() }),
             auth: Mutex::new(Arc::new(auth)),
-            hashing: Semaphore::new(1),
+            hashing: Arc::new(Semaphore::new(1)),
             log,
             clock,
             limits,

@@ -102,7 +102,8 @@ pub(crate) enum BenchCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
-    /// Read everything and say what is damaged; changes nothing. Exit code 1 if anything is.
+    /// Read everything and say what is damaged; changes nothing. Exit code 1 if anything is. Needs room for a copy of the staging
+    /// files, some megabytes, in the system's temporary directory (TMPDIR).
     Verify(StoreArgs),
     /// Do what starting would do about damage, and stop.
     Repair(StoreArgs),

@@ -82,7 +82,9 @@ impl Findings {
         }
         if self.unfinished_bytes > 0 {
             let bytes = self.unfinished_bytes;
-            text += &format!("an unfinished write of {bytes} bytes at the end; nothing of it was acknowledged\n");
+            text += &format!(
+                "an unfinished write of {bytes} bytes at the end: not acknowledged, unless the disk damaged it later\n"
+            );
         }
         text += if self.sound { "sound\n" } else { "" };
         text
