@@ -46,8 +46,8 @@ async fn messages_of_any_size_travel_over_tls_both_ways() {
     for version in ["tlsv1.2", "tlsv1.3"] {
         assert_eq!(publish(&broker, &authority, None, &["--tls-version", version]).code, Some(0));
     }
-    let big = "x".repeat(300_000);
-    assert_eq!(publish(&broker, &authority, None, &["-m", &big[..100_000], "-V", "5"]).code, Some(0));
+    let big = "x".repeat(100_000);
+    assert_eq!(publish(&broker, &authority, None, &["-m", &big, "-V", "5"]).code, Some(0));
     let got = subscriber.messages(3);
     assert_eq!(got[0], "a/b 1 0 1");
     assert_eq!(got[2].len(), "a/b 1 0 ".len() + 100_000);

@@ -161,6 +161,14 @@ pub enum ListenerKind {
     Mqtts(ListenerTls),
 }
 
+impl ListenerKind {
+    /// Only clients with a certificate get in.
+    #[must_use]
+    pub fn requires_certificate(&self) -> bool {
+        matches!(self, ListenerKind::Mqtts(tls) if tls.clients == ClientCertificates::Required)
+    }
+}
+
 /// How a listener speaks TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerTls {

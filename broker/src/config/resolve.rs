@@ -227,7 +227,7 @@ fn listeners(raw: &[Key<RawListener>], with_users: bool, check: &mut Check<'_>) 
                 continue;
             }
         };
-        let certified = matches!(&spoken, ListenerKind::Mqtts(tls) if tls.clients == ClientCertificates::Required);
+        let certified = spoken.requires_certificate();
         let Some(address) = check.address(bind, "") else { continue };
         let taken = address.port() != 0 && listeners.iter().any(|listener| listener.bind == address);
         check.demand(bind, !taken, |_| format!("{address} is used by an earlier listener"));

@@ -445,7 +445,6 @@ impl Log {
             cursors: core.cursors.iter().flatten().count() as u64,
             boot: core.boots.current(),
             oldest_unsynced: core.oldest_pending().map_or(Duration::ZERO, |since| since.elapsed()),
-            last_ticket: Ticket(core.ticket),
             failed: core.failed,
         }
     }

@@ -142,7 +142,7 @@ fn check(config: &LogConfig) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn not_writable(dir: &Path, error: &io::Error) -> OpenError {
+pub(super) fn not_writable(dir: &Path, error: &io::Error) -> OpenError {
     OpenError::NotWritable { dir: dir.to_owned(), error: error.to_string() }
 }
 
@@ -150,19 +150,24 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join("LOCK");
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     let mut file = open.map_err(|e| not_writable(dir, &e))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
+    take_lock(&mut file, dir, FlockOperation::NonBlockingLockExclusive)?;
+    let pid = std::process::id();
+    file.set_len(0).and_then(|()| writeln!(file, "{pid}")).map_err(|e| not_writable(dir, &e))?;
+    Ok(file)
+}
+
+/// Locks the open `LOCK` of a directory for as long as the file lives, without waiting.
+pub(super) fn take_lock(file: &mut File, dir: &Path, how: FlockOperation) -> Result<(), OpenError> {
+    match rustix::fs::flock(&*file, how) {
+        Ok(()) => Ok(()),
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut text = String::new();
             // Only to name the other process.
             let _unreadable = file.read_to_string(&mut text);
-            return Err(OpenError::Locked { dir: dir.to_owned(), pid: text.trim().parse().ok() });
+            Err(OpenError::Locked { dir: dir.to_owned(), pid: text.trim().parse().ok() })
         }
-        Err(error) => return Err(not_writable(dir, &error.into())),
+        Err(error) => Err(not_writable(dir, &error.into())),
     }
-    let pid = std::process::id();
-    file.set_len(0).and_then(|()| writeln!(file, "{pid}")).map_err(|e| not_writable(dir, &e))?;
-    Ok(file)
 }
 
 /// Reads `FORMAT`, or makes it; returns the seed.

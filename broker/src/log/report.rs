@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::record::{Item, Ticket};
+use super::record::Item;
 use super::stream::{Seq, StreamConfig, StreamId, StreamState, StreamUid};
 
 /// A stream, for status.
@@ -231,8 +231,6 @@ pub struct LogStats {
     pub boot: u32,
     /// How long the oldest append has been waiting for its commit; zero if none waits.
     pub oldest_unsynced: Duration,
-    /// Of the last group appended; the durable mark follows it.
-    pub last_ticket: Ticket,
     /// A sync failed: a restart is needed.
     pub failed: bool,
 }

@@ -6,7 +6,7 @@
 //! system's temporary directory.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -139,24 +139,14 @@ fn in_place(error: OpenError, dir: &Path) -> OpenError {
 
 /// Keeps a broker from starting meanwhile; writes nothing. `None`: no process ever had the directory open.
 fn lock(dir: &Path) -> Result<Option<File>, OpenError> {
-    let unusable =
-        |error: &dyn std::fmt::Display| OpenError::NotWritable { dir: dir.to_owned(), error: error.to_string() };
-    fs::read_dir(dir).map_err(|e| unusable(&e))?;
+    fs::read_dir(dir).map_err(|e| open::not_writable(dir, &e))?;
     let mut file = match OpenOptions::new().read(true).open(dir.join("LOCK")) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unusable(&error)),
+        Err(error) => return Err(open::not_writable(dir, &error)),
     };
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            // Only to name the other process.
-            let _unreadable = file.read_to_string(&mut text);
-            Err(OpenError::Locked { dir: dir.to_owned(), pid: text.trim().parse().ok() })
-        }
-        Err(error) => Err(unusable(&io::Error::from(error))),
-    }
+    open::take_lock(&mut file, dir, FlockOperation::NonBlockingLockShared)?;
+    Ok(Some(file))
 }
 
 /// A directory that looks like another one and can be written without changing that. Goes with its owner.

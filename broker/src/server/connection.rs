@@ -294,8 +294,7 @@ impl Connection {
         let publisher = Publisher::Client(self.key, self.session.version());
         let mut answers = std::mem::take(&mut self.answers);
         let routed = self.hub.publish(publisher, &self.batch, &mut answers);
-        let has = |reason| answers.iter().any(|a| matches!(a.result, AnswerResult::One(found, _) if found == reason));
-        let refused = has(ReasonCode::QuotaExceeded);
+        let refused = answers.iter().any(|a| matches!(a.result, AnswerResult::One(ReasonCode::QuotaExceeded, _)));
         if routed.denied > 0 && !std::mem::replace(&mut self.denied, true) {
             tracing::warn!(
                 client_id = self.client_id,

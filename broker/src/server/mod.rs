@@ -32,7 +32,7 @@ pub use tls::TlsError;
 
 use crate::auth::Auth;
 use crate::clock::Clock;
-use crate::config::{ClientCertificates, Config, ListenerKind};
+use crate::config::{Config, ListenerKind};
 use crate::log::{Log, ReadError};
 use crate::mqtt::packet::{ReasonCode, Version};
 use crate::mqtt::session::{Limits, Negotiated};
@@ -178,11 +178,9 @@ impl Broker {
                 ListenerKind::Mqtt => None,
                 ListenerKind::Mqtts(files) => Some(Arc::new(tls::Acceptor::load(files).map_err(StartError::Tls)?)),
             };
-            let certified =
-                matches!(&listener.kind, ListenerKind::Mqtts(tls) if tls.clients == ClientCertificates::Required);
             acceptors.extend(tls.clone());
             listeners.push((bound, Arc::new(Gate { anonymous: listener.anonymous, tls })));
-            if listener.anonymous && !certified && !addr.ip().is_loopback() {
+            if listener.anonymous && !listener.kind.requires_certificate() && !addr.ip().is_loopback() {
                 tracing::warn!(%addr, "anybody who reaches this listener may connect: it lets in anonymous clients");
             }
         }

@@ -141,37 +141,28 @@ impl fmt::Debug for Session {
     }
 }
 
-/// What a read brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Brought {
-    /// So many bytes of the client.
-    Bytes(usize),
-    /// The client has ended its side.
-    End,
-}
-
 impl Session {
-    /// Reads some of what is there into the free room of `into`, of which there must be some.
+    /// Reads some of what is there into the free room of `into`, of which there must be some; 0 when the client has ended its side.
     ///
     /// # Errors
     /// `WouldBlock` when the socket has nothing more; what broke the connection otherwise. An alert may wait to be written then.
-    pub(super) fn read(&mut self, socket: &TcpStream, into: &mut BytesMut) -> io::Result<Brought> {
+    pub(super) fn read(&mut self, socket: &TcpStream, into: &mut BytesMut) -> io::Result<usize> {
         let mut buffer = [0; 8192];
         // Bounded by the caller's room, so that no more is decrypted than is asked for.
         let size = buffer.len().min(into.capacity() - into.len());
         loop {
             match self.connection.reader().read(&mut buffer[..size]) {
-                Ok(0) => return Ok(Brought::End),
+                Ok(0) => return Ok(0),
                 Ok(count) => {
                     into.extend_from_slice(&buffer[..count]);
-                    return Ok(Brought::Bytes(count));
+                    return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
             if self.connection.read_tls(&mut Socket(socket))? == 0 {
                 // Without a goodbye: what MQTT does at a lost connection is right here, too.
-                return Ok(Brought::End);
+                return Ok(0);
             }
             self.connection.process_new_packets().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         }

@@ -66,11 +66,7 @@ impl Wire {
         self.input.reserve(missing.clamp(READ_BYTES, 16 * READ_BYTES));
         let read = match &mut self.tls {
             None => self.socket.try_read_buf(&mut self.input),
-            Some(tls) => match tls.read(&self.socket, &mut self.input) {
-                Ok(tls::Brought::Bytes(count)) => Ok(count),
-                Ok(tls::Brought::End) => Ok(0),
-                Err(error) => Err(error),
-            },
+            Some(tls) => tls.read(&self.socket, &mut self.input),
         };
         match read {
             Ok(0) => Ok(Read::End),

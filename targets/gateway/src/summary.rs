@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use headwater_broker::config::{ClientCertificates, Config, CreateStream, Listener, ListenerKind, Mirror, Uplink};
+use headwater_broker::config::{Config, CreateStream, Listener, ListenerKind, Mirror, Uplink};
 use headwater_broker::log::{AckPolicy, Discard, Storage};
 
 use headwater_sync::encode::Encoder;
@@ -36,11 +36,11 @@ pub(crate) fn lines(config: &Config, max_bytes: u64) -> Vec<(&'static str, Strin
 }
 
 fn listens(listener: &Listener) -> String {
-    let (kind, certified) = match &listener.kind {
-        ListenerKind::Mqtt => ("mqtt", false),
-        ListenerKind::Mqtts(tls) => ("mqtts", tls.clients == ClientCertificates::Required),
+    let kind = match &listener.kind {
+        ListenerKind::Mqtt => "mqtt",
+        ListenerKind::Mqtts(_) => "mqtts",
     };
-    let who = match (certified, listener.anonymous) {
+    let who = match (listener.kind.requires_certificate(), listener.anonymous) {
         (true, true) => "clients with a certificate",
         (true, false) => "users with a certificate",
         (false, true) => "everybody",
