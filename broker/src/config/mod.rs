@@ -2,12 +2,13 @@
 //!
 //! * `raw`: the file as written, with its defaults; `size` and `span`: values with units; `key`: with places.
 //! * `tree`: the file and what overrides it, merged; `env`: the overrides of the environment.
-//! * `resolve`, `streams`, `uplinks`: from raw to the types here, everything checked.
+//! * `resolve`, `listeners`, `streams`, `uplinks`: from raw to the types here, everything checked.
 //! * `error`: what is wrong, and where.
 
 pub mod env;
 mod error;
 mod key;
+mod listeners;
 mod raw;
 #[cfg(test)]
 mod reference;
@@ -117,11 +118,17 @@ pub struct Http {
 pub struct Mqtt {
     /// Connections at once.
     pub max_connections: u32,
+    /// Connections of one address at once; 0 = no limit.
+    pub max_connections_per_address: u32,
+    /// Connections that one address may open per second, in the mean over ten seconds; 0 = no limit.
+    pub connect_rate_per_address: u32,
     /// Bytes of a packet from a client.
     pub max_packet_bytes: u32,
     /// Unacknowledged QoS 1/2 messages from a client (and towards one that asks for more).
     pub receive_maximum: u16,
-    /// From accept to CONNECT.
+    /// From accept to the end of what comes before MQTT.
+    pub handshake_timeout: Duration,
+    /// From there to CONNECT, and from CONNECT to its answer.
     pub connect_timeout: Duration,
     /// Longest life of an offline session.
     pub max_session_expiry: Duration,
@@ -150,6 +157,10 @@ pub struct Listener {
     pub bind: SocketAddr,
     /// Clients without a user name are let in.
     pub anonymous: bool,
+    /// Its connections at once.
+    pub max_connections: u32,
+    /// Connections that it takes per second, in the mean over ten seconds; 0 = no limit.
+    pub connect_rate: u32,
 }
 
 /// What a listener speaks.

@@ -110,8 +110,11 @@ impl Default for RawHttp {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawMqtt {
     pub(crate) max_connections: Key<u32>,
+    pub(crate) max_connections_per_address: Key<u32>,
+    pub(crate) connect_rate_per_address: Key<u32>,
     pub(crate) max_packet_bytes: Key<Size>,
     pub(crate) receive_maximum: Key<u16>,
+    pub(crate) handshake_timeout: Key<Span>,
     pub(crate) connect_timeout: Key<Span>,
     pub(crate) max_keep_alive: Key<Span>,
     pub(crate) max_sessions: Key<u32>,
@@ -127,8 +130,11 @@ impl Default for RawMqtt {
     fn default() -> Self {
         Self {
             max_connections: 10_000.into(),
+            max_connections_per_address: 0.into(),
+            connect_rate_per_address: 0.into(),
             max_packet_bytes: Size(MIB).into(),
             receive_maximum: 100.into(),
+            handshake_timeout: Span::ms(10_000).into(),
             connect_timeout: Span::ms(10_000).into(),
             max_keep_alive: Span::ms(3_600_000).into(),
             max_sessions: 20_000.into(),
@@ -157,6 +163,8 @@ pub(crate) struct RawListener {
     pub(crate) kind: Key<RawListenerKind>,
     pub(crate) bind: Key<String>,
     pub(crate) anonymous: Key<Option<bool>>,
+    pub(crate) max_connections: Key<Option<u32>>,
+    pub(crate) connect_rate: Key<u32>,
     pub(crate) tls: RawListenerTls,
 }
 
@@ -166,6 +174,8 @@ impl Default for RawListener {
             kind: RawListenerKind::Mqtt.into(),
             bind: "127.0.0.1:1883".to_owned().into(),
             anonymous: None.into(),
+            max_connections: None.into(),
+            connect_rate: 0.into(),
             tls: RawListenerTls::default(),
         }
     }

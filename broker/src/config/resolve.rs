@@ -7,16 +7,13 @@ use std::time::Duration;
 use super::error::{ConfigError, ConfigErrors};
 use super::key::Key;
 use super::raw::{
-    self, RawAck, RawAuth, RawClientCertificates, RawCompression, RawFile, RawListener, RawListenerKind,
-    RawListenerTls, RawMqtt, RawNameFrom,
+    self, RawAck, RawAuth, RawCompression, RawFile, RawMqtt,
 };
 use super::size::{GIB, KIB, MIB, Size};
 use super::span::Span;
 use super::tree::{NodeId, Override, Tree};
-use super::{
-    ClientCertificates, Config, Disk, Durability, Gateway, Http, Listener, ListenerKind, ListenerTls, Mqtt, NameFrom,
-};
-use super::{streams, uplinks};
+use super::{Config, Disk, Durability, Gateway, Http, Listener, Mqtt};
+use super::{listeners, streams, uplinks};
 use crate::auth::AuthFiles;
 use crate::log::{AckPolicy, BlockCodec};
 
@@ -93,12 +90,12 @@ impl Check<'_> {
     }
 
     /// A number that must not be zero.
-    fn positive(&mut self, key: &Key<u32>) -> u32 {
+    pub(super) fn positive(&mut self, key: &Key<u32>) -> u32 {
         self.demand(key, key.value > 0, |_| "expected at least 1, found 0".to_owned());
         key.value
     }
 
-    fn address(&mut self, key: &Key<String>, also: &str) -> Option<SocketAddr> {
+    pub(super) fn address(&mut self, key: &Key<String>, also: &str) -> Option<SocketAddr> {
         let address = key.value.parse().ok();
         self.demand(key, address.is_some(), |text| {
             format!("expected an address and port such as \"127.0.0.1:1883\" or \"[::]:1883\"{also}, found \"{text}\"")
@@ -109,7 +106,7 @@ impl Check<'_> {
 
 fn resolve(raw: &RawFile, host_name: &str, check: &mut Check<'_>) -> Config {
     let auth = auth(&raw.auth, check);
-    let listeners = listeners(&raw.listener, auth.password_file.is_some(), check);
+    let listeners = listeners::resolve(&raw.listener, auth.password_file.is_some(), raw.mqtt.max_connections.value, check);
     let http = http(raw, &listeners, check);
     let streams = streams::resolve(&raw.stream, check);
     let uplinks = uplinks::resolve(&raw.uplink, &streams, check);
@@ -204,86 +201,6 @@ fn auth(raw: &RawAuth, check: &mut Check<'_>) -> AuthFiles {
     AuthFiles { password_file: file(&raw.password_file), acl_file: file(&raw.acl_file) }
 }
 
-/// `with_users`: there is a password file, so that clients can show who they are.
-fn listeners(raw: &[Key<RawListener>], with_users: bool, check: &mut Check<'_>) -> Vec<Listener> {
-    let default = [Key::from(RawListener::default())];
-    let raw = if raw.is_empty() { &default[..] } else { raw };
-    let mut listeners: Vec<Listener> = Vec::with_capacity(raw.len());
-    for entry in raw {
-        let RawListener { kind, bind, anonymous, tls } = &entry.value;
-        let spoken = match kind.value {
-            RawListenerKind::Mqtt => {
-                for key in [&tls.cert_file, &tls.key_file, &tls.ca_file, &tls.crl_file] {
-                    check.demand(key, key.value.is_none(), |_| "is for listeners of kind \"mqtts\"".to_owned());
-                }
-                ListenerKind::Mqtt
-            }
-            RawListenerKind::Mqtts => match listener_tls(entry, tls, check) {
-                Some(tls) => ListenerKind::Mqtts(tls),
-                None => continue,
-            },
-            RawListenerKind::Ws | RawListenerKind::Wss => {
-                check.error(kind.node, "not supported in this version: only \"mqtt\" and \"mqtts\" are");
-                continue;
-            }
-        };
-        let certified = spoken.requires_certificate();
-        let Some(address) = check.address(bind, "") else { continue };
-        let taken = address.port() != 0 && listeners.iter().any(|listener| listener.bind == address);
-        check.demand(bind, !taken, |_| format!("{address} is used by an earlier listener"));
-        // G8: whoever opens the broker to the network says so in as many words.
-        let loopback = address.ip().is_loopback();
-        check.demand(bind, loopback || with_users || certified || anonymous.value == Some(true), |_| {
-            format!(
-                "{address} can be reached from the network and nobody could be kept out: name a password file in \
-                 `auth.password_file`, or add `anonymous = true` (or the flag --anonymous) to let in everyone who reaches it"
-            )
-        });
-        check.demand(anonymous, with_users || certified || anonymous.value != Some(false), |_| {
-            "nobody could connect: without `auth.password_file` every client is anonymous".to_owned()
-        });
-        let anonymous = anonymous.value.unwrap_or((loopback || certified) && !with_users);
-        listeners.push(Listener { kind: spoken, bind: address, anonymous });
-    }
-    listeners
-}
-
-fn listener_tls(entry: &Key<RawListener>, raw: &RawListenerTls, check: &mut Check<'_>) -> Option<ListenerTls> {
-    let path = |key: &Key<Option<String>>| key.value.as_ref().map(PathBuf::from);
-    let (cert_file, key_file) = (path(&raw.cert_file), path(&raw.key_file));
-    if cert_file.is_none() || key_file.is_none() {
-        check.error(entry.node, "a listener of kind \"mqtts\" needs `tls.cert_file` and `tls.key_file`");
-    }
-    let clients = match raw.client_certificates.value {
-        RawClientCertificates::None => ClientCertificates::None,
-        RawClientCertificates::Optional => ClientCertificates::Optional,
-        RawClientCertificates::Required => ClientCertificates::Required,
-    };
-    let ca_file = path(&raw.ca_file);
-    check.demand(&raw.client_certificates, clients == ClientCertificates::None || ca_file.is_some(), |_| {
-        "needs `ca_file`: the authorities that client certificates are checked against".to_owned()
-    });
-    check.demand(&raw.ca_file, clients != ClientCertificates::None || ca_file.is_none(), |_| {
-        "has no effect without `client_certificates = \"required\"` or \"optional\"".to_owned()
-    });
-    check.demand(&raw.crl_file, ca_file.is_some() || raw.crl_file.value.is_none(), |_| "needs `ca_file`".to_owned());
-    let name_from = raw.user_name_from.value.map(|from| match from {
-        RawNameFrom::Cn => NameFrom::CommonName,
-        RawNameFrom::San => NameFrom::AlternativeName,
-    });
-    check.demand(&raw.user_name_from, clients != ClientCertificates::None || name_from.is_none(), |_| {
-        "needs `client_certificates = \"required\"` or \"optional\"".to_owned()
-    });
-    Some(ListenerTls {
-        cert_file: cert_file?,
-        key_file: key_file?,
-        ca_file,
-        crl_file: path(&raw.crl_file),
-        clients,
-        name_from,
-    })
-}
-
 fn mqtt(raw: &RawMqtt, check: &mut Check<'_>) -> Mqtt {
     let max_packet_bytes = check.size_u32(&raw.max_packet_bytes, Size(KIB), MAX_PACKET_BYTES);
     let max_queued_bytes = check.size_u32(&raw.max_queued_bytes, Size(KIB), Size(GIB));
@@ -301,8 +218,11 @@ fn mqtt(raw: &RawMqtt, check: &mut Check<'_>) -> Mqtt {
     });
     Mqtt {
         max_connections,
+        max_connections_per_address: raw.max_connections_per_address.value,
+        connect_rate_per_address: raw.connect_rate_per_address.value,
         max_packet_bytes,
         receive_maximum: raw.receive_maximum.value,
+        handshake_timeout: check.time(&raw.handshake_timeout, Span::ms(100), Span::ms(300_000)),
         connect_timeout: check.time(&raw.connect_timeout, Span::ms(100), Span::ms(300_000)),
         max_session_expiry: raw.max_session_expiry.value.0,
         max_sessions: raw.max_sessions.value,

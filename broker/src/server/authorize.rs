@@ -1,9 +1,9 @@
 //! Who may connect (G8): asks [`crate::auth`], and does the slow part of it off the threads that serve connections.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::hub::Hub;
+use super::peer::Peer;
 use super::stats::Refused;
 use crate::auth::acl::{Access, Use};
 use crate::auth::{Auth, acl::UnsafeName};
@@ -27,7 +27,7 @@ pub(super) struct Identity {
 pub(super) async fn authorize(
     hub: &Hub,
     connect: &Connect,
-    peer: SocketAddr,
+    peer: Peer,
     anonymous: bool,
     certified: Option<String>,
 ) -> Result<Identity, (ReasonCode, Refused)> {

@@ -1,17 +1,21 @@
-//! From an accepted socket to an agreed CONNECT.
+//! What is read and said until a CONNECT is agreed on. The caller limits the time.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::authorize::{Identity, authorize, rights};
+use super::authorize::{Identity, rights};
 use super::hub::Hub;
+use super::peer::Peer;
 use super::stats::Refused;
 use super::wire::{Read, Wire};
 use crate::auth::acl::Access;
 use crate::mqtt::codec::connect_return_code;
 use crate::mqtt::packet::{Connect, Packet, ReasonCode, Version};
 use crate::mqtt::session::{Negotiated, negotiate, refuse};
+
+/// How long a refusal may take to leave.
+const LAST_BYTES: Duration = Duration::from_secs(2);
 
 /// What a CONNECT led to.
 #[derive(Debug)]
@@ -22,19 +26,35 @@ pub(super) struct Agreed {
     pub(super) access: Option<Arc<Access>>,
 }
 
-/// Reads the CONNECT and agrees on it. The caller limits the time.
+impl Agreed {
+    /// # Errors
+    /// The reason for the CONNACK that refuses it.
+    pub(super) fn new(hub: &Hub, connect: Connect, identity: Identity) -> Result<Agreed, ReasonCode> {
+        let negotiated = negotiate(connect, &hub.limits, assigned_client_id)?;
+        let access = rights(&identity, &negotiated.client_id, negotiated.will.as_ref())?;
+        Ok(Agreed { negotiated, identity, access })
+    }
+}
+
+/// Does what comes before MQTT: TLS. The first bytes of MQTT may be read with it.
+///
+/// # Errors
+/// Why there will be no connection.
+pub(super) async fn open(hub: &Hub, wire: &mut Wire, peer: Peer) -> Result<(), Refused> {
+    while wire.is_opening() {
+        read(hub, wire, peer).await?;
+    }
+    Ok(())
+}
+
+/// Reads the CONNECT.
 ///
 /// # Errors
 /// Why there will be no connection; the client has been told as far as its version allows.
-pub(super) async fn handshake(
-    hub: &Hub,
-    wire: &mut Wire,
-    peer: SocketAddr,
-    anonymous: bool,
-) -> Result<Agreed, Refused> {
-    let connect = loop {
+pub(super) async fn connect(hub: &Hub, wire: &mut Wire, peer: Peer) -> Result<Box<Connect>, Refused> {
+    loop {
         match wire.decode(None, hub.limits.max_packet_bytes) {
-            Ok(Some(Packet::Connect(connect))) => break connect,
+            Ok(Some(Packet::Connect(connect))) => return Ok(connect),
             // The decoder lets nothing else through without a version [MQTT-3.1.0-1].
             Ok(Some(_)) => return Err(Refused::BadConnect),
             Ok(None) => {}
@@ -48,39 +68,25 @@ pub(super) async fn handshake(
                 return Err(Refused::BadConnect);
             }
         }
-        wire.ready().await.map_err(|_| Refused::NoConnect)?;
-        wire.set_ready();
-        let read = wire.read(&hub.counters);
-        // What TLS answers to it, an alert included.
-        let flushed = wire.flush(&hub.counters);
-        match (read, flushed) {
-            (Ok(Read::Some | Read::None), Ok(())) => {}
-            (Err(error), _) if error.kind() == io::ErrorKind::InvalidData => {
-                tracing::debug!(%peer, %error, "TLS handshake failed");
-                return Err(Refused::Tls);
-            }
-            (Ok(Read::End) | Err(_), _) | (_, Err(_)) => return Err(Refused::NoConnect),
-        }
-    };
-    let version = connect.version;
-    let agreed = match authorize(hub, &connect, peer, anonymous, wire.certified_name()).await {
-        Ok(identity) => agree(hub, *connect, identity).map_err(|reason| (reason, Refused::NotAuthorized)),
-        Err(refused) => Err(refused),
-    };
-    match agreed {
-        Ok(agreed) => Ok(agreed),
-        Err((reason, refused)) => {
-            tracing::debug!(%peer, ?reason, "CONNECT refused");
-            tell(hub, wire, version, reason).await;
-            Err(refused)
-        }
+        read(hub, wire, peer).await?;
     }
 }
 
-fn agree(hub: &Hub, connect: Connect, identity: Identity) -> Result<Agreed, ReasonCode> {
-    let negotiated = negotiate(connect, &hub.limits, assigned_client_id)?;
-    let access = rights(&identity, &negotiated.client_id, negotiated.will.as_ref())?;
-    Ok(Agreed { negotiated, identity, access })
+/// Waits for bytes and takes them in; answers what is answered below MQTT.
+async fn read(hub: &Hub, wire: &mut Wire, peer: Peer) -> Result<(), Refused> {
+    wire.ready().await.map_err(|_| Refused::NoConnect)?;
+    wire.set_ready();
+    let read = wire.read(&hub.counters);
+    // What TLS answers to it, an alert included.
+    let flushed = wire.flush(&hub.counters);
+    match (read, flushed) {
+        (Ok(Read::Some | Read::None), Ok(())) => Ok(()),
+        (Err(error), _) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::debug!(%peer, %error, "TLS handshake failed");
+            Err(Refused::Tls)
+        }
+        (Ok(Read::End) | Err(_), _) | (_, Err(_)) => Err(Refused::NoConnect),
+    }
 }
 
 /// Sends the CONNACK that refuses [MQTT-3.1.4-5], where the version has one for the reason.
@@ -90,7 +96,7 @@ pub(super) async fn tell(hub: &Hub, wire: &mut Wire, version: Version, reason: R
     }
     wire.send(Packet::ConnAck(Box::new(refuse(reason))), version, None);
     // The peer may be gone already, and nothing depends on it.
-    let _ = drain(hub, wire).await;
+    let _ = tokio::time::timeout(LAST_BYTES, drain(hub, wire)).await;
 }
 
 /// Writes everything. The caller limits the time.

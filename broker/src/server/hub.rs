@@ -1,14 +1,16 @@
 //! What all connections share: the router behind its one lock, the log, the counters.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
+use super::admission::{Admission, AdmissionLimits};
 use super::authorize::Identity;
+use super::episode::Episodes;
 use super::handshake::Agreed;
-use super::stats::{BrokerStats, ClientInfo, Counters};
+use super::peer::Peer;
+use super::stats::{BrokerStats, ClientInfo, Counters, Refused};
 use crate::auth::Auth;
 use crate::clock::{Clock, Monotonic};
 use crate::log::{AppendError, Log, Ticket};
@@ -22,7 +24,7 @@ const READERS: usize = 4;
 /// The wire between the router and the task of one connection.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Peer,
     /// `None`: anonymous.
     username: Option<Box<str>>,
     certified: bool,
@@ -38,7 +40,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(peer: SocketAddr, identity: &Identity) -> Arc<Self> {
+    pub(super) fn new(peer: Peer, identity: &Identity) -> Arc<Self> {
         Arc::new(Self {
             peer,
             username: identity.username.as_deref().map(Into::into),
@@ -63,6 +65,8 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Hub {
     state: Mutex<State>,
+    admission: Mutex<Admission<oneshot::Sender<()>>>,
+    episodes: Mutex<Episodes<{ Refused::COUNT }>>,
     auth: Mutex<Arc<Auth>>,
     /// One password hash at a time.
     pub(super) hashing: Arc<Semaphore>,
@@ -76,9 +80,18 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn new(router: Router, auth: Auth, log: Log, clock: Arc<dyn Clock>, limits: Limits) -> Self {
+    pub(super) fn new(
+        router: Router,
+        auth: Auth,
+        log: Log,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+        admission: AdmissionLimits,
+    ) -> Self {
         Self {
             state: Mutex::new(State { router, links: Vec::new() }),
+            admission: Mutex::new(Admission::new(admission)),
+            episodes: Mutex::default(),
             auth: Mutex::new(Arc::new(auth)),
             hashing: Arc::new(Semaphore::new(1)),
             log,
@@ -92,6 +105,21 @@ impl Hub {
 
     pub(super) fn now(&self) -> Monotonic {
         self.clock.monotonic()
+    }
+
+    /// Who is let in.
+    pub(super) fn admission(&self) -> MutexGuard<'_, Admission<oneshot::Sender<()>>> {
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a connection that is not taken, and says so once per episode where a limit of ours is the reason.
+    pub(super) fn refuse(&self, why: Refused, peer: Peer) {
+        self.counters.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+        let Some(limit) = why.limit() else { return };
+        if self.episodes.lock().unwrap_or_else(PoisonError::into_inner).begins(self.now(), why as usize) {
+            let (_, reason) = Refused::ALL[why as usize];
+            tracing::warn!(%peer, reason, "{limit}");
+        }
     }
 
     /// Users and rights as they are now.
@@ -244,6 +272,7 @@ impl Hub {
     }
 
     pub(super) fn stats(&self) -> BrokerStats {
+        let addresses_forgotten = self.admission().forgotten();
         let state = self.lock();
         let (sessions, clients, subscriptions) = state.router.sizes();
         let (retained_msgs, retained_bytes) = state.router.retained();
@@ -253,6 +282,7 @@ impl Hub {
             subscriptions: subscriptions as u64,
             retained_msgs: retained_msgs as u64,
             retained_bytes,
+            addresses_forgotten,
             router: *state.router.counters(),
             ..self.counters.snapshot()
         }

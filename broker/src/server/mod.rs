@@ -4,12 +4,17 @@
 //! share is the `hub`. Bounds: `max_connections` tasks, each with at most 16 KiB of read buffer (or one packet), 64 KiB and one
 //! message of write buffer, `max_queued_bytes` of queue and one page of 64 KiB; none of them while idle.
 
+mod admission;
 mod authorize;
 mod connection;
+mod episode;
 mod feed;
 mod handshake;
 mod hub;
+mod listener;
 mod outgoing;
+mod peer;
+mod rate;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -20,13 +25,13 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+pub use peer::Peer;
 pub use stats::{BrokerStats, ClientInfo, Refused};
 pub use tls::TlsError;
 
@@ -34,21 +39,18 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{Config, ListenerKind};
 use crate::log::{Log, ReadError};
-use crate::mqtt::packet::{ReasonCode, Version};
-use crate::mqtt::session::{Limits, Negotiated};
+use crate::mqtt::session::Limits;
 use crate::router::{
-    AttachError, Attached, Capture, QueueLimits, RestoreReport, Restorer, Router, RouterLimits, SESSIONS_STREAM,
+    Capture, QueueLimits, RestoreReport, Restorer, Router, RouterLimits, SESSIONS_STREAM,
     Streams,
 };
-use connection::Connection;
-use hub::{Hub, Link};
-use wire::Wire;
+use admission::{AdmissionLimits, ListenerLimits};
+use hub::Hub;
+use listener::Gate;
+use rate::Rate;
 
 /// Longest sleep of a timer that follows the boot clock while the runtime's clock stands still in a suspended machine.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-
-/// Pause after a failed `accept`: out of file descriptors, mostly, and trying at once would burn the processor.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the broker did not start.
 #[derive(Debug)]
@@ -90,14 +92,6 @@ pub struct Broker {
     restored: RestoreReport,
     phase: watch::Sender<Phase>,
     tasks: JoinSet<()>,
-}
-
-/// How a listener lets clients in.
-#[derive(Debug)]
-struct Gate {
-    /// Clients without a user name.
-    anonymous: bool,
-    tls: Option<Arc<tls::Acceptor>>,
 }
 
 /// How far the shutdown has come.
@@ -169,7 +163,7 @@ impl Broker {
         let mut listeners = Vec::new();
         let mut addrs = Vec::new();
         let mut acceptors = Vec::new();
-        for listener in &config.listeners {
+        for (index, listener) in config.listeners.iter().enumerate() {
             let addr = listener.bind;
             // tokio sets SO_REUSEADDR, so that a restart need not wait for old connections to time out.
             let bound = TcpListener::bind(addr).await.map_err(|error| StartError::Bind { addr, error })?;
@@ -179,25 +173,24 @@ impl Broker {
                 ListenerKind::Mqtts(files) => Some(Arc::new(tls::Acceptor::load(files).map_err(StartError::Tls)?)),
             };
             acceptors.extend(tls.clone());
-            listeners.push((bound, Arc::new(Gate { anonymous: listener.anonymous, tls })));
+            let gate = Gate {
+                index,
+                anonymous: listener.anonymous,
+                tls,
+                handshake_timeout: mqtt.handshake_timeout,
+                connect_timeout: mqtt.connect_timeout,
+            };
+            listeners.push((bound, Arc::new(gate)));
             if listener.anonymous && !listener.kind.requires_certificate() && !addr.ip().is_loopback() {
                 tracing::warn!(%addr, "anybody who reaches this listener may connect: it lets in anonymous clients");
             }
         }
-        let hub = Arc::new(Hub::new(router, auth, log, clock, limits));
+        let hub = Arc::new(Hub::new(router, auth, log, clock, limits, admission_limits(config)));
         let (phase, receiver) = watch::channel(Phase::Running);
         let shutdown = Shutdown(receiver);
-        let permits = Arc::new(Semaphore::new(usize_of(mqtt.max_connections)));
         let mut tasks = JoinSet::new();
         for (listener, gate) in listeners {
-            tasks.spawn(accept(
-                Arc::clone(&hub),
-                listener,
-                gate,
-                Arc::clone(&permits),
-                mqtt.connect_timeout,
-                shutdown.clone(),
-            ));
+            tasks.spawn(listener::accept(Arc::clone(&hub), listener, gate, shutdown.clone()));
         }
         tasks.spawn(keep_time(Arc::clone(&hub), shutdown));
         Ok(Broker { hub, addrs, acceptors, restored, phase, tasks })
@@ -291,6 +284,19 @@ impl Observer {
     }
 }
 
+fn admission_limits(config: &Config) -> AdmissionLimits {
+    let listeners = config.listeners.iter().map(|listener| ListenerLimits {
+        max_connections: listener.max_connections,
+        rate: Rate::per_second(listener.connect_rate),
+    });
+    AdmissionLimits {
+        max_connections: config.mqtt.max_connections,
+        max_per_address: config.mqtt.max_connections_per_address,
+        rate_per_address: Rate::per_second(config.mqtt.connect_rate_per_address),
+        listeners: listeners.collect(),
+    }
+}
+
 fn streams(config: &Config, log: &Log) -> Result<Streams, StartError> {
     let capture = |name: &str, topics: &[_], exclude: &[_]| {
         let id = log.stream(name).ok_or_else(|| StartError::NoStream(name.to_owned()))?;
@@ -323,131 +329,6 @@ async fn restore(
     match restored.await {
         Ok(restored) => restored.map_err(StartError::Read),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
-
-/// Accepts until the shutdown, and joins the connections it made.
-async fn accept(
-    hub: Arc<Hub>,
-    listener: TcpListener,
-    gate: Arc<Gate>,
-    permits: Arc<Semaphore>,
-    connect_timeout: Duration,
-    mut shutdown: Shutdown,
-) {
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            // Keeps the set from growing with connections that have ended.
-            Some(_) = connections.join_next() => continue,
-            () = shutdown.requested() => break,
-        };
-        let (socket, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                hub.counters.accept_errors.fetch_add(1, Relaxed);
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            hub.counters.refuse(Refused::TooManyConnections);
-            continue;
-        };
-        hub.counters.accepted.fetch_add(1, Relaxed);
-        let counted = Counted::new(Arc::clone(&hub));
-        // What is needed once is boxed and gone before the client is idle: a task is as large as its largest moment.
-        let opening =
-            Box::pin(open(Arc::clone(&hub), socket, peer, Arc::clone(&gate), connect_timeout, shutdown.clone()));
-        connections.spawn(async move {
-            if let Some(connection) = opening.await {
-                connection.run().await;
-            }
-            drop(counted);
-            drop(permit);
-        });
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
-}
-
-/// Counts a connection while it exists, however its task ends.
-struct Counted(Arc<Hub>);
-
-impl Counted {
-    fn new(hub: Arc<Hub>) -> Self {
-        hub.counters.connections.fetch_add(1, Relaxed);
-        Self(hub)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.counters.connections.fetch_sub(1, Relaxed);
-    }
-}
-
-/// From an accepted socket to a connection that can be run. `None`: there will be none, and that is counted.
-async fn open(
-    hub: Arc<Hub>,
-    socket: TcpStream,
-    peer: SocketAddr,
-    gate: Arc<Gate>,
-    connect_timeout: Duration,
-    mut shutdown: Shutdown,
-) -> Option<Box<Connection>> {
-    // Acknowledgements are small, and waiting for company would only delay them. A socket that refuses is broken and shows it soon.
-    let _ = socket.set_nodelay(true);
-    let tls = match gate.tls.as_deref().map(tls::Acceptor::session).transpose() {
-        Ok(tls) => tls,
-        Err(error) => {
-            tracing::error!(%error, "TLS cannot be spoken");
-            hub.counters.refuse(Refused::Tls);
-            return None;
-        }
-    };
-    let mut wire = Wire::new(socket, tls);
-    let begin = begin(&hub, &mut wire, peer, gate.anonymous);
-    let begun = tokio::select! {
-        begun = tokio::time::timeout(connect_timeout, begin) => begun.unwrap_or(Err(Refused::NoConnect)),
-        () = shutdown.requested() => return None,
-    };
-    match begun {
-        Ok((link, agreed, mut attached)) => {
-            if let Some(will) = attached.will.take() {
-                hub.publish_will(&will).await;
-            }
-            Some(Box::new(Connection::new(hub, wire, link, agreed, attached, shutdown)))
-        }
-        Err(refused) => {
-            hub.counters.refuse(refused);
-            None
-        }
-    }
-}
-
-/// From the socket to a session. Safe to cancel: taking the session is the last thing it does.
-async fn begin(
-    hub: &Hub,
-    wire: &mut Wire,
-    peer: SocketAddr,
-    anonymous: bool,
-) -> Result<(Arc<Link>, Negotiated, Attached), Refused> {
-    let agreed = handshake::handshake(hub, wire, peer, anonymous).await?;
-    let link = Link::new(peer, &agreed.identity);
-    match hub.attach(&agreed, &link).await {
-        Ok(attached) => Ok((link, agreed.negotiated, attached)),
-        Err(AttachError::TooManySessions | AttachError::InUse(_)) => {
-            let version = agreed.negotiated.version;
-            let reason = match version {
-                Version::V31 | Version::V311 => ReasonCode::ServerUnavailable,
-                Version::V5 => ReasonCode::QuotaExceeded,
-            };
-            handshake::tell(hub, wire, version, reason).await;
-            Err(Refused::TooManySessions)
-        }
     }
 }
 

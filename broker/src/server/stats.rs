@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::peer::Peer;
 use crate::router::RouterCounters;
 
 /// Why a connection was not taken.
@@ -9,7 +10,7 @@ use crate::router::RouterCounters;
 pub enum Refused {
     /// `max_connections` is reached.
     TooManyConnections,
-    /// No CONNECT within `connect_timeout`, or none at all.
+    /// The peer closed before it said CONNECT.
     NoConnect,
     /// The CONNECT was malformed, or of another protocol.
     BadConnect,
@@ -21,11 +22,30 @@ pub enum Refused {
     WrongPassword,
     /// TLS could not be agreed on; a certificate that is missing, revoked or not trusted, mostly.
     Tls,
+    /// `max_connections` of its listener is reached.
+    ListenerFull,
+    /// More connections per second than its listener takes.
+    ListenerRate,
+    /// `max_connections_per_address` is reached.
+    AddressFull,
+    /// More connections per second than one address may open.
+    AddressRate,
+    /// Had not said CONNECT when `max_connections` was reached, and gave its place to a newcomer.
+    Displaced,
+    /// What comes before MQTT, TLS for one, took longer than `handshake_timeout`.
+    HandshakeTimeout,
+    /// No CONNECT within `connect_timeout`.
+    ConnectTimeout,
+    /// The CONNECT could not be answered in time: too many passwords to check, or a session that is not given back.
+    Busy,
 }
 
 impl Refused {
-    /// All of them, with the name that metrics use.
-    pub const ALL: [(Refused, &'static str); 7] = [
+    /// How many reasons there are.
+    pub const COUNT: usize = Refused::ALL.len();
+
+    /// All of them, in order, with the name that metrics use.
+    pub const ALL: [(Refused, &'static str); 15] = [
         (Refused::TooManyConnections, "too_many_connections"),
         (Refused::NoConnect, "no_connect"),
         (Refused::BadConnect, "bad_connect"),
@@ -33,7 +53,38 @@ impl Refused {
         (Refused::TooManySessions, "too_many_sessions"),
         (Refused::WrongPassword, "wrong_password"),
         (Refused::Tls, "tls"),
+        (Refused::ListenerFull, "listener_full"),
+        (Refused::ListenerRate, "listener_rate"),
+        (Refused::AddressFull, "address_full"),
+        (Refused::AddressRate, "address_rate"),
+        (Refused::Displaced, "displaced"),
+        (Refused::HandshakeTimeout, "handshake_timeout"),
+        (Refused::ConnectTimeout, "connect_timeout"),
+        (Refused::Busy, "busy"),
     ];
+
+    /// What the operator is told when an episode of it begins; `None`: it is the client's own matter.
+    pub(super) fn limit(self) -> Option<&'static str> {
+        Some(match self {
+            Refused::TooManyConnections => "connections are refused: mqtt.max_connections is reached",
+            Refused::TooManySessions => "clients are refused: mqtt.max_sessions is reached",
+            Refused::ListenerFull => "connections are refused: max_connections of their listener is reached",
+            Refused::ListenerRate => "connections are refused: their listener gets more than its connect_rate",
+            Refused::AddressFull => "connections are refused: their address has mqtt.max_connections_per_address",
+            Refused::AddressRate => "connections are refused: their address opens more than mqtt.connect_rate_per_address",
+            Refused::Displaced => {
+                "mqtt.max_connections is reached: connections that say nothing give their places to newcomers"
+            }
+            Refused::HandshakeTimeout => "connections are closed: their handshake took longer than mqtt.handshake_timeout",
+            Refused::ConnectTimeout => "connections are closed: they said no CONNECT within mqtt.connect_timeout",
+            Refused::Busy => "clients are refused: their passwords or sessions cannot be had in time",
+            Refused::NoConnect
+            | Refused::BadConnect
+            | Refused::NotAuthorized
+            | Refused::WrongPassword
+            | Refused::Tls => return None,
+        })
+    }
 }
 
 /// Counters that connections share.
@@ -41,7 +92,7 @@ impl Refused {
 pub(super) struct Counters {
     pub(super) connections: AtomicU64,
     pub(super) accepted: AtomicU64,
-    pub(super) refused: [AtomicU64; 7],
+    pub(super) refused: [AtomicU64; Refused::COUNT],
     pub(super) bytes_in: AtomicU64,
     pub(super) bytes_out: AtomicU64,
     pub(super) messages_out: [AtomicU64; 3],
@@ -51,12 +102,6 @@ pub(super) struct Counters {
     pub(super) keep_alive_timeouts: AtomicU64,
     pub(super) protocol_errors: AtomicU64,
     pub(super) accept_errors: AtomicU64,
-}
-
-impl Counters {
-    pub(super) fn refuse(&self, why: Refused) {
-        self.refused[why as usize].fetch_add(1, Relaxed);
-    }
 }
 
 /// A snapshot of everything countable.
@@ -73,7 +118,7 @@ pub struct BrokerStats {
     /// Connections accepted since start.
     pub accepted: u64,
     /// Connections refused since start, in the order of [`Refused::ALL`].
-    pub refused: [u64; 7],
+    pub refused: [u64; Refused::COUNT],
     /// Bytes read from clients.
     pub bytes_in: u64,
     /// Bytes written to clients.
@@ -94,6 +139,8 @@ pub struct BrokerStats {
     pub keep_alive_timeouts: u64,
     /// Clients cut off for what they sent.
     pub protocol_errors: u64,
+    /// Addresses whose rate was forgotten before its time, because there were too many of them.
+    pub addresses_forgotten: u64,
     /// Failed `accept` calls.
     pub accept_errors: u64,
     /// Messages in by QoS, and everything that was refused or dropped, by reason.
@@ -127,7 +174,7 @@ pub struct ClientInfo {
     /// Its client id.
     pub client_id: String,
     /// Where it connected from; `None`: it is away, its session waits.
-    pub peer: Option<std::net::SocketAddr>,
+    pub peer: Option<Peer>,
     /// Subscriptions.
     pub subscriptions: usize,
     /// Messages in its queue.

@@ -1,9 +1,12 @@
 //! The server over real sockets and a real log. Clauses are of MQTT 5.0.
 
+mod limits;
+
 use std::path::Path;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::auth::AuthFiles;
@@ -12,7 +15,7 @@ use crate::config::{Disk, Durability, Gateway, Http, Listener, ListenerKind, Mqt
 use crate::log::{AckPolicy, BlockCodec, Discard, LogConfig, Seq, Storage, StreamConfig, StreamLimits};
 use crate::mqtt::codec;
 use crate::mqtt::packet::{
-    Ack, Connect, ConnectProperties, Packet, PacketId, Publish, QoS, Subscribe, SubscriptionOptions, Version,
+    Ack, Connect, ConnectProperties, Packet, PacketId, Publish, QoS, ReasonCode, Subscribe, SubscriptionOptions, Version,
 };
 use crate::router::internal_streams;
 
@@ -33,8 +36,11 @@ fn config(dir: &Path) -> Config {
         http: Http { bind: None, remote_messages: false },
         mqtt: Mqtt {
             max_connections: 4,
+            max_connections_per_address: 0,
+            connect_rate_per_address: 0,
             max_packet_bytes: 100_000,
             receive_maximum: 10,
+            handshake_timeout: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(20),
             max_session_expiry: Duration::from_secs(3600),
             max_sessions: 10,
@@ -50,6 +56,8 @@ fn config(dir: &Path) -> Config {
             kind: ListenerKind::Mqtt,
             bind: "127.0.0.1:0".parse().expect("valid"),
             anonymous: true,
+            max_connections: 100,
+            connect_rate: 0,
         }],
         streams: vec![stream("default", "#", &["full/#"], StreamLimits::default()), stream("full", "full/#", &[], one)],
         uplinks: Vec::new(),
@@ -398,7 +406,7 @@ async fn refusals_are_counted_by_reason() {
     let refused = running.broker.stats().refused;
     let count = |why: Refused| refused[why as usize];
     assert_eq!(
-        [Refused::NoConnect, Refused::BadConnect, Refused::TooManyConnections].map(count),
+        [Refused::ConnectTimeout, Refused::BadConnect, Refused::TooManyConnections].map(count),
         [1, 1, 1],
         "{refused:?}"
     );

@@ -191,6 +191,11 @@ impl Session {
         Ok(())
     }
 
+    /// Keys are not agreed on yet.
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
     /// Encrypted bytes wait for the socket.
     pub(super) fn wants_write(&self) -> bool {
         self.connection.wants_write()

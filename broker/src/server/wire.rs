@@ -160,6 +160,11 @@ impl Wire {
         !self.output.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }
 
+    /// What comes before MQTT is underway.
+    pub(super) fn is_opening(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+    }
+
     /// Waits until the socket has something to read, or takes what waits to be written. Safe to cancel.
     pub(super) async fn ready(&self) -> io::Result<()> {
         poll_fn(|context| {

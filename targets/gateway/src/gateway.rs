@@ -233,6 +233,12 @@ fn client_counters(broker: &BrokerStats) -> Vec<Counter> {
     };
     let mut counters = vec![
         counter("connections_accepted_total", None, broker.accepted, "Connections accepted."),
+        counter(
+            "addresses_forgotten_total",
+            None,
+            broker.addresses_forgotten,
+            "Addresses whose rate was forgotten before its time.",
+        ),
         counter("accept_errors_total", None, broker.accept_errors, "Failed accept calls."),
         counter("received_bytes_total", None, broker.bytes_in, "Bytes read from clients."),
         counter("sent_bytes_total", None, broker.bytes_out, "Bytes written to clients."),

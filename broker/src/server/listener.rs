@@ -1,0 +1,235 @@
+//! Listeners: from an accepted socket to a connection that can be run, within limits of places, rates and time.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::admission::SilentId;
+use super::authorize::authorize;
+use super::connection::Connection;
+use super::handshake::{self, Agreed};
+use super::hub::{Hub, Link};
+use super::peer::{Origin, Peer};
+use super::stats::Refused;
+use super::wire::Wire;
+use super::{Shutdown, tls};
+use crate::mqtt::packet::{Connect, ReasonCode, Version};
+use crate::mqtt::session::Negotiated;
+use crate::router::{AttachError, Attached};
+
+/// Pause after a failed `accept`: out of file descriptors, mostly, and trying at once would burn the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How a listener lets clients in.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// Its place in the configuration.
+    pub(super) index: usize,
+    /// Clients without a user name.
+    pub(super) anonymous: bool,
+    pub(super) tls: Option<Arc<tls::Acceptor>>,
+    /// For what comes before MQTT.
+    pub(super) handshake_timeout: Duration,
+    /// For the CONNECT, and once more for its answer.
+    pub(super) connect_timeout: Duration,
+}
+
+/// The place of a connection, given back however its task ends.
+#[derive(Debug)]
+pub(super) struct Place {
+    hub: Arc<Hub>,
+    listener: usize,
+    /// Counted for it.
+    origin: Option<Origin>,
+}
+
+impl Place {
+    fn new(hub: &Arc<Hub>, listener: usize) -> Place {
+        hub.counters.connections.fetch_add(1, Relaxed);
+        Place { hub: Arc::clone(hub), listener, origin: None }
+    }
+
+    /// The client's address is known from here on.
+    ///
+    /// # Errors
+    /// The limit that it is past.
+    fn comes_from(&mut self, peer: Peer) -> Result<(), Refused> {
+        if let Some(origin) = peer.origin() {
+            self.hub.admission().comes_from(self.hub.now(), origin)?;
+            self.origin = Some(origin);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.hub.admission().leave(self.hub.now(), self.listener, self.origin);
+        self.hub.counters.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A connection that has said nothing yet, and may have to give its place to another one.
+#[derive(Debug)]
+struct Silence {
+    hub: Arc<Hub>,
+    id: SilentId,
+}
+
+impl Silence {
+    /// `false`: it came too late.
+    fn ends(&self) -> bool {
+        self.hub.admission().spoke(self.id)
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        self.ends();
+    }
+}
+
+/// Accepts until the shutdown, and joins the connections it made.
+pub(super) async fn accept(hub: Arc<Hub>, listener: TcpListener, gate: Arc<Gate>, mut shutdown: Shutdown) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Keeps the set from growing with connections that have ended.
+            Some(_) = connections.join_next() => continue,
+            () = shutdown.requested() => break,
+        };
+        let (socket, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                hub.counters.accept_errors.fetch_add(1, Relaxed);
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some((place, opening)) = admit(&hub, socket, address, &gate, &shutdown) else { continue };
+        connections.spawn(async move {
+            if let Some(connection) = opening.await {
+                connection.run().await;
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// What is needed once is boxed and gone before the client is idle: a task is as large as its largest moment.
+type Opening = std::pin::Pin<Box<dyn Future<Output = Option<Box<Connection>>> + Send>>;
+
+fn admit(
+    hub: &Arc<Hub>,
+    socket: TcpStream,
+    address: SocketAddr,
+    gate: &Arc<Gate>,
+    shutdown: &Shutdown,
+) -> Option<(Place, Opening)> {
+    let peer = Peer::Address(address);
+    let (handle, displaced) = oneshot::channel();
+    let entered = hub.admission().enter(hub.now(), gate.index, handle);
+    let entered = entered.map_err(|why| hub.refuse(why, peer)).ok()?;
+    let silence = Silence { hub: Arc::clone(hub), id: entered.id };
+    if let Some(other) = entered.displaced {
+        // It may have ended by itself in the meantime.
+        let _ = other.send(());
+    }
+    let mut place = Place::new(hub, gate.index);
+    place.comes_from(peer).map_err(|why| hub.refuse(why, peer)).ok()?;
+    hub.counters.accepted.fetch_add(1, Relaxed);
+    let (hub, gate, mut shutdown) = (Arc::clone(hub), Arc::clone(gate), shutdown.clone());
+    let opening = Box::pin(async move {
+        let opened = tokio::select! {
+            opened = open(&hub, socket, peer, &gate, &silence) => opened,
+            // Ends without a word when the silence does.
+            Ok(()) = displaced => Err(Refused::Displaced),
+            () = shutdown.requested() => return None,
+        };
+        match opened {
+            Ok((wire, link, agreed, mut attached)) => {
+                if let Some(will) = attached.will.take() {
+                    hub.publish_will(&will).await;
+                }
+                Some(Box::new(Connection::new(hub, wire, link, agreed, attached, shutdown)))
+            }
+            Err(refused) => {
+                hub.refuse(refused, peer);
+                None
+            }
+        }
+    });
+    Some((place, opening))
+}
+
+/// From the socket to a session. Safe to cancel: taking the session is the last thing it does.
+async fn open(
+    hub: &Hub,
+    socket: TcpStream,
+    peer: Peer,
+    gate: &Gate,
+    silence: &Silence,
+) -> Result<(Wire, Arc<Link>, Negotiated, Attached), Refused> {
+    // Acknowledgements are small, and waiting for company would only delay them. A socket that refuses is broken and shows it soon.
+    let _ = socket.set_nodelay(true);
+    let tls = gate.tls.as_deref().map(tls::Acceptor::session).transpose().map_err(|error| {
+        tracing::error!(%error, "TLS cannot be spoken");
+        Refused::Tls
+    })?;
+    let mut wire = Wire::new(socket, tls);
+    let opened = timeout(gate.handshake_timeout, handshake::open(hub, &mut wire, peer)).await;
+    opened.unwrap_or(Err(Refused::HandshakeTimeout))?;
+    let connect = timeout(gate.connect_timeout, handshake::connect(hub, &mut wire, peer)).await;
+    let connect = connect.unwrap_or(Err(Refused::ConnectTimeout))?;
+    if !silence.ends() {
+        return Err(Refused::Displaced);
+    }
+    let version = connect.version;
+    let certified = wire.certified_name();
+    let decided = timeout(gate.connect_timeout, decide(hub, connect, peer, gate.anonymous, certified)).await;
+    match decided.unwrap_or(Err((ReasonCode::ServerBusy, Refused::Busy))) {
+        Ok((link, agreed, attached)) => Ok((wire, link, agreed, attached)),
+        Err((reason, refused)) => {
+            tracing::debug!(%peer, ?reason, "CONNECT refused");
+            handshake::tell(hub, &mut wire, version, reason).await;
+            Err(refused)
+        }
+    }
+}
+
+/// The answer to a CONNECT. Safe to cancel, as [`open`].
+///
+/// # Errors
+/// The reason for the CONNACK that refuses it, and how it is counted.
+async fn decide(
+    hub: &Hub,
+    connect: Box<Connect>,
+    peer: Peer,
+    anonymous: bool,
+    certified: Option<String>,
+) -> Result<(Arc<Link>, Negotiated, Attached), (ReasonCode, Refused)> {
+    let version = connect.version;
+    let identity = authorize(hub, &connect, peer, anonymous, certified).await?;
+    let agreed = Agreed::new(hub, *connect, identity).map_err(|reason| (reason, Refused::NotAuthorized))?;
+    let link = Link::new(peer, &agreed.identity);
+    match hub.attach(&agreed, &link).await {
+        Ok(attached) => Ok((link, agreed.negotiated, attached)),
+        Err(AttachError::TooManySessions | AttachError::InUse(_)) => {
+            let reason = match version {
+                Version::V31 | Version::V311 => ReasonCode::ServerUnavailable,
+                Version::V5 => ReasonCode::QuotaExceeded,
+            };
+            Err((reason, Refused::TooManySessions))
+        }
+    }
+}
