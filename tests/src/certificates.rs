@@ -80,6 +80,15 @@ impl Authority {
     /// If it cannot be written.
     #[must_use]
     pub fn revoke(&self, revoked: &[&Files]) -> PathBuf {
+        self.revoke_until(revoked, 2099)
+    }
+
+    /// The same, with its next update due at the begin of that year.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    #[must_use]
+    pub fn revoke_until(&self, revoked: &[&Files], year: i32) -> PathBuf {
         let revoked = revoked.iter().map(|files| RevokedCertParams {
             serial_number: SerialNumber::from(files.serial),
             revocation_time: date_time_ymd(2020, 1, 1),
@@ -88,7 +97,7 @@ impl Authority {
         });
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2020, 1, 1),
-            next_update: date_time_ymd(2099, 1, 1),
+            next_update: date_time_ymd(year, 1, 1),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),

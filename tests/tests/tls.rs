@@ -5,6 +5,7 @@ use std::path::Path;
 use headwater_tests::certificates::{Authority, Files};
 use headwater_tests::gateway::{Broker, Gateway, headwater};
 use headwater_tests::mosquitto::{self, Subscriber};
+use headwater_tests::port::Port;
 use headwater_tests::process::Finished;
 use headwater_tests::wait::{PATIENCE, until};
 use rustix::process::Signal;
@@ -118,6 +119,80 @@ async fn a_new_certificate_is_taken_over_without_dropping_anybody() {
     assert_eq!(publish(&broker, &other, None, &[]).code, Some(0));
     assert_ne!(publish(&broker, &authority, None, &[]).code, Some(0));
     assert_eq!(subscriber.messages(1), ["a/b 0 0 1"], "who was there stays");
+}
+
+#[tokio::test]
+async fn a_certificate_without_a_usable_name_lets_nobody_in() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut authority = Authority::new(dir.path());
+    let own = authority.issue("own", "broker");
+    let nameless = authority.issue("nameless", "");
+    let keys = format!(
+        "ca_file = {:?}\nclient_certificates = \"required\"\nuser_name_from = \"cn\"\n",
+        text(&authority.file())
+    );
+    let gateway = gateway("gw-1", &own, &keys);
+    let mut broker = gateway.start().await;
+    let refused = publish(&broker, &authority, Some(&nameless), &[]);
+    assert!(refused.code != Some(0) && refused.stderr.contains("not authorised"), "{refused:?}");
+    assert!(broker.process().output().contains("holds no name of the kind"));
+    assert!(broker.messages("s", 1, 10).await.messages.is_empty());
+}
+
+#[tokio::test]
+async fn a_list_of_revoked_certificates_past_its_next_update_lets_nobody_in_unless_told_so() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut authority = Authority::new(dir.path());
+    let own = authority.issue("own", "broker");
+    let (pump, revoked) = (authority.issue("pump", "pump"), authority.issue("revoked", "pump"));
+    let list = text(&authority.revoke_until(&[&revoked], 2021));
+    for (may_be_expired, expected) in [(false, false), (true, true)] {
+        let keys = format!(
+            "ca_file = {:?}\ncrl_file = {list:?}\nclient_certificates = \"required\"\ncrl_may_be_expired = {may_be_expired}\n",
+            text(&authority.file()),
+        );
+        let gateway = gateway("gw-1", &own, &keys);
+        let mut broker = gateway.start().await;
+        assert_eq!(publish(&broker, &authority, Some(&pump), &[]).code == Some(0), expected);
+        assert_ne!(publish(&broker, &authority, Some(&revoked), &[]).code, Some(0));
+        if !may_be_expired {
+            until(PATIENCE, "the refusals to be counted", || async {
+                let reason = [("reason", "revocation_list_expired")];
+                let refused = broker.metrics().await.value("headwater_connections_refused_total", &reason);
+                if refused >= 2.0 { Ok(()) } else { Err(refused.to_string()) }
+            })
+            .await;
+            assert_eq!(broker.process().output().matches("crl_file is past its next update").count(), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn certificates_of_all_listeners_are_taken_over_or_none() {
+    let (dir, new_dir) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let mut authority = Authority::new(dir.path());
+    let (own, second) = (authority.issue("own", "broker"), authority.issue("second", "broker"));
+    let port = Port::lease();
+    let listener = format!(
+        "[[listener]]\nkind = \"mqtts\"\nbind = \"{}\"\n[listener.tls]\ncert_file = {:?}\nkey_file = {:?}\n",
+        port.address(),
+        text(&second.cert),
+        text(&second.key)
+    );
+    let gateway = gateway("gw-1", &own, "").with(&listener);
+    let mut broker = gateway.start().await;
+    let fresh = Authority::new(new_dir.path()).issue("fresh", "broker");
+    for (from, to) in [(&fresh.cert, &own.cert), (&fresh.key, &own.key)] {
+        std::fs::copy(from, to).expect("it can be copied");
+    }
+    std::fs::write(&second.cert, "broken").expect("it can be written");
+    broker.process().signal(Signal::HUP);
+    until(PATIENCE, "the certificates to be refused", || {
+        let output = broker.process().output();
+        async move { if output.contains("certificates stay as they were") { Ok(()) } else { Err(output) } }
+    })
+    .await;
+    assert_eq!(publish(&broker, &authority, None, &[]).code, Some(0), "the first listener keeps what it had");
 }
 
 #[test]

@@ -157,15 +157,8 @@ impl Acl {
         };
         let mut patterns = Vec::new();
         for pattern in &self.patterns {
-            let mut text = pattern.text.clone();
-            if text.contains("%u") {
-                // Without a name there is nothing that the pattern could mean.
-                let Some(name) = username else { continue };
-                text = text.replace("%u", plain(name)?);
-            }
-            if text.contains("%c") {
-                text = text.replace("%c", plain(client_id)?);
-            }
+            // Without a name there is nothing that the pattern could mean.
+            let Some(text) = filled(&pattern.text, username, client_id)? else { continue };
             let filter = TopicFilter::new(text).map_err(|_| UnsafeName)?;
             patterns.push(Rule { right: pattern.right, filter });
         }
@@ -185,6 +178,33 @@ fn right(text: &str) -> Result<(Right, &str), String> {
 
 fn filter(text: &str) -> Result<TopicFilter, String> {
     text.parse::<TopicFilter>().map_err(|e| format!("\"{text}\" is no topic filter: {e}"))
+}
+
+/// The pattern with the client's names in it; `None` if it takes in a user name and there is none. In one pass: what a name holds is a name,
+/// also where it reads `%c`.
+fn filled(pattern: &str, username: Option<&str>, client_id: &str) -> Result<Option<String>, UnsafeName> {
+    let mut text = String::with_capacity(pattern.len() + client_id.len());
+    let mut rest = pattern;
+    while let Some(at) = rest.find('%') {
+        let (before, found) = rest.split_at(at);
+        text.push_str(before);
+        let name = match found.as_bytes().get(1) {
+            Some(b'u') => match username {
+                Some(name) => plain(name)?,
+                None => return Ok(None),
+            },
+            Some(b'c') => plain(client_id)?,
+            _ => {
+                text.push('%');
+                rest = &found[1..];
+                continue;
+            }
+        };
+        text.push_str(name);
+        rest = &found[2..];
+    }
+    text.push_str(rest);
+    Ok(Some(text))
 }
 
 fn plain(name: &str) -> Result<&str, UnsafeName> {
@@ -299,6 +319,15 @@ pattern write status/%c
         for (user, client) in [("pump", "#"), ("pump", "+"), ("+", "a"), ("a/b", "c"), ("pump", "")] {
             assert_eq!(acl.access(Some(user), client).err(), Some(UnsafeName), "{user} {client}");
         }
+        assert!(may(&access(Some("%c"), "p1"), Use::Write, "devices/%c/p1/x"), "a name is not looked into");
+        assert!(!may(&access(Some("%c"), "p1"), Use::Write, "devices/p1/p1/x"));
+        assert!(
+            may(&access(Some("a"), "%u"), Use::Write, "devices/a/%u")
+                && may(&access(None, "50%"), Use::Write, "status/50%")
+        );
+        let percent =
+            Acl::parse("pattern read 100%/%x/%%c/%").expect("a proper file").access(None, "d").expect("plain");
+        assert!(may(&percent, Use::Read, "100%/%x/%d/%"), "what is no place for a name stays");
         let plain = Acl::parse("topic read #").expect("a proper file");
         assert!(plain.access(Some("a+b"), "#").is_ok(), "nothing takes them in");
     }

@@ -95,6 +95,7 @@ fn listener_tls(entry: &Key<RawListener>, raw: &RawListenerTls, check: &mut Chec
         key_file: key_file?,
         ca_file,
         crl_file: path(&raw.crl_file),
+        crl_may_be_expired: raw.crl_may_be_expired,
         clients,
         name_from,
     })

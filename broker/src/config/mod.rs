@@ -46,7 +46,7 @@ pub struct Config {
     /// `[mqtt]`
     pub mqtt: Mqtt,
     /// `[auth]`
-    pub auth: AuthFiles,
+    pub auth: Auth,
     /// `[[listener]]`
     pub listeners: Vec<Listener>,
     /// `[[stream]]`
@@ -148,6 +148,15 @@ pub struct Mqtt {
     pub max_keep_alive: u16,
 }
 
+/// Who may connect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Auth {
+    /// Where users and rights are read from.
+    pub files: AuthFiles,
+    /// Clients that wait for their passwords to be checked, at most.
+    pub max_waiting: u32,
+}
+
 /// One socket that accepts clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
@@ -191,6 +200,8 @@ pub struct ListenerTls {
     pub ca_file: Option<PathBuf>,
     /// PEM: certificates that are revoked.
     pub crl_file: Option<PathBuf>,
+    /// A list past its next update is used all the same.
+    pub crl_may_be_expired: bool,
     /// Whether clients show certificates.
     pub clients: ClientCertificates,
     /// Where in its certificate the client's user name stands; `None`: it says itself who it is.

@@ -148,12 +148,19 @@ impl Default for RawMqtt {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawAuth {
     pub(crate) password_file: Key<Option<String>>,
     pub(crate) acl_file: Key<Option<String>>,
+    pub(crate) max_waiting: Key<u32>,
+}
+
+impl Default for RawAuth {
+    fn default() -> Self {
+        Self { password_file: None.into(), acl_file: None.into(), max_waiting: 100.into() }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -189,6 +196,7 @@ pub(crate) struct RawListenerTls {
     pub(crate) key_file: Key<Option<String>>,
     pub(crate) ca_file: Key<Option<String>>,
     pub(crate) crl_file: Key<Option<String>>,
+    pub(crate) crl_may_be_expired: bool,
     pub(crate) client_certificates: Key<RawClientCertificates>,
     pub(crate) user_name_from: Key<Option<RawNameFrom>>,
 }

@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors};
 use super::key::Key;
-use super::raw::{
-    self, RawAck, RawAuth, RawCompression, RawFile, RawMqtt,
-};
+use super::raw::{self, RawAck, RawAuth, RawCompression, RawFile, RawMqtt};
 use super::size::{GIB, KIB, MIB, Size};
 use super::span::Span;
 use super::tree::{NodeId, Override, Tree};
-use super::{Config, Disk, Durability, Gateway, Http, Listener, Mqtt};
+use super::{Auth, Config, Disk, Durability, Gateway, Http, Listener, Mqtt};
 use super::{listeners, streams, uplinks};
 use crate::auth::AuthFiles;
 use crate::log::{AckPolicy, BlockCodec};
@@ -106,7 +104,8 @@ impl Check<'_> {
 
 fn resolve(raw: &RawFile, host_name: &str, check: &mut Check<'_>) -> Config {
     let auth = auth(&raw.auth, check);
-    let listeners = listeners::resolve(&raw.listener, auth.password_file.is_some(), raw.mqtt.max_connections.value, check);
+    let listeners =
+        listeners::resolve(&raw.listener, auth.files.password_file.is_some(), raw.mqtt.max_connections.value, check);
     let http = http(raw, &listeners, check);
     let streams = streams::resolve(&raw.stream, check);
     let uplinks = uplinks::resolve(&raw.uplink, &streams, check);
@@ -192,13 +191,14 @@ fn http(raw: &RawFile, listeners: &[Listener], check: &mut Check<'_>) -> Http {
     Http { bind, remote_messages: raw.http.remote_messages }
 }
 
-fn auth(raw: &RawAuth, check: &mut Check<'_>) -> AuthFiles {
+fn auth(raw: &RawAuth, check: &mut Check<'_>) -> Auth {
     let mut file = |key: &Key<Option<String>>| {
         let named = key.value.as_deref() != Some("");
         check.demand(key, named, |_| "expected the path of a file, found \"\"".to_owned());
         key.value.as_ref().map(PathBuf::from)
     };
-    AuthFiles { password_file: file(&raw.password_file), acl_file: file(&raw.acl_file) }
+    let files = AuthFiles { password_file: file(&raw.password_file), acl_file: file(&raw.acl_file) };
+    Auth { files, max_waiting: check.positive(&raw.max_waiting) }
 }
 
 fn mqtt(raw: &RawMqtt, check: &mut Check<'_>) -> Mqtt {

@@ -76,15 +76,7 @@ impl<H> Admission<H> {
     pub(super) fn new(limits: AdmissionLimits) -> Self {
         let listeners = vec![Known::default(); limits.listeners.len()];
         let silent = limits.listeners.iter().map(|_| BTreeMap::new()).collect();
-        Self {
-            limits,
-            connections: 0,
-            listeners,
-            origins: HashMap::new(),
-            silent,
-            next: 0,
-            forgotten: 0,
-        }
+        Self { limits, connections: 0, listeners, origins: HashMap::new(), silent, next: 0, forgotten: 0 }
     }
 
     /// A connection has come to a listener. If it is let in, [`Admission::leave`] follows at its end.
@@ -95,10 +87,12 @@ impl<H> Admission<H> {
         let limits = self.limits.listeners[listener];
         let connections = self.listeners[listener].connections;
         let gives_place = if connections >= limits.max_connections {
-            Some(self.silent_one(now, listener..listener + 1).ok_or(match connections >= self.limits.max_connections {
-                true => Refused::TooManyConnections,
-                false => Refused::ListenerFull,
-            })?)
+            Some(self.silent_one(now, listener..listener + 1).ok_or(
+                match connections >= self.limits.max_connections {
+                    true => Refused::TooManyConnections,
+                    false => Refused::ListenerFull,
+                },
+            )?)
         } else if self.connections >= self.limits.max_connections {
             Some(self.silent_one(now, 0..self.silent.len()).ok_or(Refused::TooManyConnections)?)
         } else {
@@ -110,7 +104,8 @@ impl<H> Admission<H> {
         }
         door.connections += 1;
         self.connections += 1;
-        let displaced = gives_place.and_then(|id| self.silent[id.listener].remove(&id.number)).map(|(_, handle)| handle);
+        let displaced =
+            gives_place.and_then(|id| self.silent[id.listener].remove(&id.number)).map(|(_, handle)| handle);
         let id = SilentId { number: self.next, listener };
         self.next += 1;
         self.silent[listener].insert(id.number, (now, handle));
@@ -288,31 +283,37 @@ mod tests {
         #[test]
         fn what_is_counted_is_what_is_there(steps in prop::collection::vec((0_u8..4, 0_u8..4, 0_u64..700), 0..300)) {
             let mut admission = Admission::new(limits(6, 3, 2));
-            let (mut now, mut there) = (at(0), Vec::new());
-            for (step, which, pause) in steps {
+            let (mut now, mut there) = (at(0), Vec::<(usize, usize, Option<Origin>, SilentId)>::new());
+            for (number, (step, which, pause)) in steps.into_iter().enumerate() {
                 now = now + Duration::from_millis(pause);
                 if step < 2 {
                     let listener = usize::from(step);
-                    if let Ok(entered) = admission.enter(now, listener, ()) {
+                    if let Ok(entered) = admission.enter(now, listener, number) {
+                        if let Some(displaced) = entered.displaced {
+                            let at = there.iter().position(|(n, ..)| *n == displaced).expect("it is there");
+                            let (_, listener, origin, _) = there.remove(at);
+                            admission.leave(now, listener, origin);
+                        }
                         let origin = Origin::V4([which; 4]);
                         let counted = admission.comes_from(now, origin).is_ok().then_some(origin);
                         if which == 0 {
                             prop_assert!(admission.spoke(entered.id));
                         }
-                        there.push((listener, counted));
+                        there.push((number, listener, counted, entered.id));
                     }
                 } else if !there.is_empty() {
-                    let (listener, origin) = there.remove(usize::from(which) % there.len());
+                    let (_, listener, origin, id) = there.remove(usize::from(which) % there.len());
+                    admission.spoke(id);
                     admission.leave(now, listener, origin);
                 }
-                let of = |listener| there.iter().filter(|(l, _)| *l == listener).count();
+                let of = |listener| there.iter().filter(|(_, l, ..)| *l == listener).count();
                 prop_assert_eq!(admission.connections as usize, there.len());
                 prop_assert_eq!(admission.listeners[0].connections as usize, of(0));
                 prop_assert_eq!(admission.listeners[1].connections as usize, of(1));
                 prop_assert!(of(1) <= 2);
                 for n in 0..4 {
                     let origin = Origin::V4([n; 4]);
-                    let count = there.iter().filter(|(_, o)| *o == Some(origin)).count();
+                    let count = there.iter().filter(|(_, _, o, _)| *o == Some(origin)).count();
                     prop_assert!(count <= 3);
                     prop_assert_eq!(admission.origins.get(&origin).map_or(0, |k| k.connections as usize), count);
                 }

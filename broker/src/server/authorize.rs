@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::hashing::{Busy, Verdict};
 use super::hub::Hub;
 use super::peer::Peer;
 use super::stats::Refused;
+use super::tls::Certified;
 use crate::auth::acl::{Access, Use};
 use crate::auth::{Auth, acl::UnsafeName};
 use crate::mqtt::packet::{Connect, ReasonCode, Will};
@@ -29,12 +31,17 @@ pub(super) async fn authorize(
     connect: &Connect,
     peer: Peer,
     anonymous: bool,
-    certified: Option<String>,
+    certified: Certified,
 ) -> Result<Identity, (ReasonCode, Refused)> {
     let auth = hub.auth();
-    if let Some(name) = certified {
+    match certified {
         // Shown by the certificate, which TLS has verified; what the CONNECT says does not count.
-        return Ok(Identity { username: Some(name), certified: true, auth });
+        Certified::Name(name) => return Ok(Identity { username: Some(name), certified: true, auth }),
+        Certified::Nameless => {
+            tracing::info!(%peer, client_id = connect.client_id, "a client's certificate holds no name of the kind that user_name_from asks for");
+            return Err((ReasonCode::NotAuthorized, Refused::NotAuthorized));
+        }
+        Certified::Not => {}
     }
     let (Some(name), Some(users)) = (&connect.username, auth.users()) else {
         // A name that nobody can prove is no name.
@@ -44,24 +51,23 @@ pub(super) async fn authorize(
         };
     };
     let password = connect.password.clone().unwrap_or_default();
-    let mut right = users.is_proved(name, &password);
-    if !right {
-        // IMPORTANT: one at a time. A hash takes megabytes and a processor for tens of milliseconds; who waits here is bounded by the
-        // connections, and by `connect_timeout`.
-        // The turn goes with the hash: a client whose time is over stops waiting, but its hash runs on, and must not run beside the next.
-        let turn = Arc::clone(&hub.hashing).acquire_owned().await;
-        let (auth, name) = (Arc::clone(&auth), name.clone());
-        let verified = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            auth.users().is_some_and(|users| users.verify(&name, &password))
-        });
-        right = verified.await.unwrap_or(false);
+    if !users.is_proved(name, &password) {
+        let verify = {
+            let (auth, name) = (Arc::clone(&auth), name.clone());
+            move || auth.users().is_some_and(|users| users.verify(&name, &password))
+        };
+        match hub.hashing.verify(peer, verify).await {
+            Ok(Verdict::Right) => {}
+            Ok(Verdict::Wrong { first }) => {
+                if first {
+                    tracing::info!(%peer, client_id = connect.client_id, "a client gave a wrong user name or password");
+                }
+                return Err((ReasonCode::BadUserNameOrPassword, Refused::WrongPassword));
+            }
+            Err(Busy) => return Err((ReasonCode::ServerBusy, Refused::Busy)),
+        }
     }
-    if right {
-        return Ok(Identity { username: Some(name.clone()), certified: false, auth });
-    }
-    tracing::info!(%peer, client_id = connect.client_id, "a client gave a wrong user name or password");
-    Err((ReasonCode::BadUserNameOrPassword, Refused::WrongPassword))
+    Ok(Identity { username: Some(name.clone()), certified: false, auth })
 }
 
 /// What the client may do, once its client id is known.

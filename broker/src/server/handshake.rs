@@ -8,6 +8,7 @@ use super::authorize::{Identity, rights};
 use super::hub::Hub;
 use super::peer::Peer;
 use super::stats::Refused;
+use super::tls;
 use super::wire::{Read, Wire};
 use crate::auth::acl::Access;
 use crate::mqtt::codec::connect_return_code;
@@ -16,6 +17,10 @@ use crate::mqtt::session::{Negotiated, negotiate, refuse};
 
 /// How long a refusal may take to leave.
 const LAST_BYTES: Duration = Duration::from_secs(2);
+
+/// Largest CONNECT: a will of 64 KiB and names of some length. Nobody has shown yet who it is, so that it is less than what a client
+/// may send.
+const MAX_CONNECT_BYTES: u32 = 128 * 1024;
 
 /// What a CONNECT led to.
 #[derive(Debug)]
@@ -53,8 +58,11 @@ pub(super) async fn open(hub: &Hub, wire: &mut Wire, peer: Peer) -> Result<(), R
 /// Why there will be no connection; the client has been told as far as its version allows.
 pub(super) async fn connect(hub: &Hub, wire: &mut Wire, peer: Peer) -> Result<Box<Connect>, Refused> {
     loop {
-        match wire.decode(None, hub.limits.max_packet_bytes) {
-            Ok(Some(Packet::Connect(connect))) => return Ok(connect),
+        match wire.decode(None, hub.limits.max_packet_bytes.min(MAX_CONNECT_BYTES)) {
+            Ok(Some(Packet::Connect(connect))) => {
+                wire.rest();
+                return Ok(connect);
+            }
             // The decoder lets nothing else through without a version [MQTT-3.1.0-1].
             Ok(Some(_)) => return Err(Refused::BadConnect),
             Ok(None) => {}
@@ -83,7 +91,7 @@ async fn read(hub: &Hub, wire: &mut Wire, peer: Peer) -> Result<(), Refused> {
         (Ok(Read::Some | Read::None), Ok(())) => Ok(()),
         (Err(error), _) if error.kind() == io::ErrorKind::InvalidData => {
             tracing::debug!(%peer, %error, "TLS handshake failed");
-            Err(Refused::Tls)
+            Err(if tls::is_expired_list(&error) { Refused::RevocationListExpired } else { Refused::Tls })
         }
         (Ok(Read::End) | Err(_), _) | (_, Err(_)) => Err(Refused::NoConnect),
     }

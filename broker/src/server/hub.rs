@@ -9,6 +9,7 @@ use super::admission::{Admission, AdmissionLimits};
 use super::authorize::Identity;
 use super::episode::Episodes;
 use super::handshake::Agreed;
+use super::hashing::Hashing;
 use super::peer::Peer;
 use super::stats::{BrokerStats, ClientInfo, Counters, Refused};
 use crate::auth::Auth;
@@ -68,8 +69,7 @@ pub(super) struct Hub {
     admission: Mutex<Admission<oneshot::Sender<()>>>,
     episodes: Mutex<Episodes<{ Refused::COUNT }>>,
     auth: Mutex<Arc<Auth>>,
-    /// One password hash at a time.
-    pub(super) hashing: Arc<Semaphore>,
+    pub(super) hashing: Arc<Hashing>,
     pub(super) log: Log,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: Limits,
@@ -87,13 +87,14 @@ impl Hub {
         clock: Arc<dyn Clock>,
         limits: Limits,
         admission: AdmissionLimits,
+        max_waiting: usize,
     ) -> Self {
         Self {
             state: Mutex::new(State { router, links: Vec::new() }),
             admission: Mutex::new(Admission::new(admission)),
             episodes: Mutex::default(),
             auth: Mutex::new(Arc::new(auth)),
-            hashing: Arc::new(Semaphore::new(1)),
+            hashing: Hashing::new(max_waiting, Arc::clone(&clock)),
             log,
             clock,
             limits,
@@ -283,6 +284,7 @@ impl Hub {
             retained_msgs: retained_msgs as u64,
             retained_bytes,
             addresses_forgotten,
+            waiting_for_hash: self.hashing.waiting() as u64,
             router: *state.router.counters(),
             ..self.counters.snapshot()
         }

@@ -195,7 +195,7 @@ async fn open(
         return Err(Refused::Displaced);
     }
     let version = connect.version;
-    let certified = wire.certified_name();
+    let certified = wire.certified();
     let decided = timeout(gate.connect_timeout, decide(hub, connect, peer, gate.anonymous, certified)).await;
     match decided.unwrap_or(Err((ReasonCode::ServerBusy, Refused::Busy))) {
         Ok((link, agreed, attached)) => Ok((wire, link, agreed, attached)),
@@ -216,7 +216,7 @@ async fn decide(
     connect: Box<Connect>,
     peer: Peer,
     anonymous: bool,
-    certified: Option<String>,
+    certified: tls::Certified,
 ) -> Result<(Arc<Link>, Negotiated, Attached), (ReasonCode, Refused)> {
     let version = connect.version;
     let identity = authorize(hub, &connect, peer, anonymous, certified).await?;

@@ -10,6 +10,7 @@ mod connection;
 mod episode;
 mod feed;
 mod handshake;
+mod hashing;
 mod hub;
 mod listener;
 mod outgoing;
@@ -19,6 +20,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod turns;
 mod wire;
 
 use std::fmt;
@@ -40,10 +42,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ListenerKind};
 use crate::log::{Log, ReadError};
 use crate::mqtt::session::Limits;
-use crate::router::{
-    Capture, QueueLimits, RestoreReport, Restorer, Router, RouterLimits, SESSIONS_STREAM,
-    Streams,
-};
+use crate::router::{Capture, QueueLimits, RestoreReport, Restorer, Router, RouterLimits, SESSIONS_STREAM, Streams};
 use admission::{AdmissionLimits, ListenerLimits};
 use hub::Hub;
 use listener::Gate;
@@ -185,7 +184,15 @@ impl Broker {
                 tracing::warn!(%addr, "anybody who reaches this listener may connect: it lets in anonymous clients");
             }
         }
-        let hub = Arc::new(Hub::new(router, auth, log, clock, limits, admission_limits(config)));
+        let hub = Arc::new(Hub::new(
+            router,
+            auth,
+            log,
+            clock,
+            limits,
+            admission_limits(config),
+            usize_of(config.auth.max_waiting),
+        ));
         let (phase, receiver) = watch::channel(Phase::Running);
         let shutdown = Shutdown(receiver);
         let mut tasks = JoinSet::new();
@@ -227,12 +234,14 @@ impl Broker {
     }
 
     /// Reads certificates and keys of all listeners again, for clients who come from now on; those who are there keep what they have.
+    /// Returns how many listeners those are.
     ///
     /// # Errors
-    /// What is wrong with the files of some listener, which keeps what it had.
+    /// What is wrong with the files of some listener; then all of them keep what they had.
     pub fn reload_certificates(&self) -> Result<usize, TlsError> {
-        for acceptor in &self.acceptors {
-            acceptor.reload()?;
+        let fresh = self.acceptors.iter().map(|acceptor| acceptor.prepare()).collect::<Result<Vec<_>, _>>()?;
+        for (acceptor, fresh) in self.acceptors.iter().zip(fresh) {
+            acceptor.put(fresh);
         }
         Ok(self.acceptors.len())
     }

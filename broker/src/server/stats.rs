@@ -36,6 +36,8 @@ pub enum Refused {
     HandshakeTimeout,
     /// No CONNECT within `connect_timeout`.
     ConnectTimeout,
+    /// The list of revoked certificates is past its next update, so that no certificate counts.
+    RevocationListExpired,
     /// The CONNECT could not be answered in time: too many passwords to check, or a session that is not given back.
     Busy,
 }
@@ -45,7 +47,7 @@ impl Refused {
     pub const COUNT: usize = Refused::ALL.len();
 
     /// All of them, in order, with the name that metrics use.
-    pub const ALL: [(Refused, &'static str); 15] = [
+    pub const ALL: [(Refused, &'static str); 16] = [
         (Refused::TooManyConnections, "too_many_connections"),
         (Refused::NoConnect, "no_connect"),
         (Refused::BadConnect, "bad_connect"),
@@ -60,6 +62,7 @@ impl Refused {
         (Refused::Displaced, "displaced"),
         (Refused::HandshakeTimeout, "handshake_timeout"),
         (Refused::ConnectTimeout, "connect_timeout"),
+        (Refused::RevocationListExpired, "revocation_list_expired"),
         (Refused::Busy, "busy"),
     ];
 
@@ -71,12 +74,19 @@ impl Refused {
             Refused::ListenerFull => "connections are refused: max_connections of their listener is reached",
             Refused::ListenerRate => "connections are refused: their listener gets more than its connect_rate",
             Refused::AddressFull => "connections are refused: their address has mqtt.max_connections_per_address",
-            Refused::AddressRate => "connections are refused: their address opens more than mqtt.connect_rate_per_address",
+            Refused::AddressRate => {
+                "connections are refused: their address opens more than mqtt.connect_rate_per_address"
+            }
             Refused::Displaced => {
                 "mqtt.max_connections is reached: connections that say nothing give their places to newcomers"
             }
-            Refused::HandshakeTimeout => "connections are closed: their handshake took longer than mqtt.handshake_timeout",
+            Refused::HandshakeTimeout => {
+                "connections are closed: their handshake took longer than mqtt.handshake_timeout"
+            }
             Refused::ConnectTimeout => "connections are closed: they said no CONNECT within mqtt.connect_timeout",
+            Refused::RevocationListExpired => {
+                "clients with certificates are refused: listener.tls.crl_file is past its next update"
+            }
             Refused::Busy => "clients are refused: their passwords or sessions cannot be had in time",
             Refused::NoConnect
             | Refused::BadConnect
@@ -139,6 +149,8 @@ pub struct BrokerStats {
     pub keep_alive_timeouts: u64,
     /// Clients cut off for what they sent.
     pub protocol_errors: u64,
+    /// Clients that wait for their password to be checked now.
+    pub waiting_for_hash: u64,
     /// Addresses whose rate was forgotten before its time, because there were too many of them.
     pub addresses_forgotten: u64,
     /// Failed `accept` calls.

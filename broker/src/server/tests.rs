@@ -9,13 +9,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::auth::AuthFiles;
 use crate::clock::SystemClock;
+use crate::config;
 use crate::config::{Disk, Durability, Gateway, Http, Listener, ListenerKind, Mqtt, Stream};
 use crate::log::{AckPolicy, BlockCodec, Discard, LogConfig, Seq, Storage, StreamConfig, StreamLimits};
 use crate::mqtt::codec;
 use crate::mqtt::packet::{
-    Ack, Connect, ConnectProperties, Packet, PacketId, Publish, QoS, ReasonCode, Subscribe, SubscriptionOptions, Version,
+    Ack, Connect, ConnectProperties, Packet, PacketId, Publish, QoS, ReasonCode, Subscribe, SubscriptionOptions,
+    Version,
 };
 use crate::router::internal_streams;
 
@@ -51,7 +52,7 @@ fn config(dir: &Path) -> Config {
             max_retained_bytes: 100_000,
             max_keep_alive: 0,
         },
-        auth: AuthFiles::default(),
+        auth: config::Auth { max_waiting: 10, ..config::Auth::default() },
         listeners: vec![Listener {
             kind: ListenerKind::Mqtt,
             bind: "127.0.0.1:0".parse().expect("valid"),

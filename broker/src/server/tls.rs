@@ -60,14 +60,18 @@ impl Acceptor {
         Ok(Acceptor { files: files.clone(), config: RwLock::new(server_config(files)?) })
     }
 
-    /// Reads the files again, for clients who come from now on. Blocking.
+    /// Reads the files again, and changes nothing yet. Blocking.
     ///
     /// # Errors
-    /// As [`Acceptor::load`]; then what was in force stays.
-    pub(super) fn reload(&self) -> Result<(), TlsError> {
-        let fresh = server_config(&self.files)?;
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-        Ok(())
+    /// As [`Acceptor::load`].
+    pub(super) fn prepare(&self) -> Result<Fresh, TlsError> {
+        server_config(&self.files).map(Fresh)
+    }
+
+    /// Puts what was read in force, for clients who come from now on. Sessions that began before cannot be resumed: nobody whose
+    /// certificate is revoked comes in by the back door.
+    pub(super) fn put(&self, fresh: Fresh) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = fresh.0;
     }
 
     /// Begins with a client.
@@ -80,6 +84,32 @@ impl Acceptor {
         connection.set_buffer_limit(Some(BUFFER_BYTES));
         Ok(Session { connection, name_from: self.files.name_from })
     }
+}
+
+/// Files that were read and are not in force yet.
+pub(super) struct Fresh(Arc<ServerConfig>);
+
+/// What a client's certificate, which was verified, says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Certified {
+    /// There is none, or names are not taken from there.
+    Not,
+    /// It holds no name of the kind that is asked for.
+    Nameless,
+    /// Who the client is.
+    Name(String),
+}
+
+/// Whether a handshake failed because no list of revoked certificates is valid any more.
+pub(super) fn is_expired_list(error: &io::Error) -> bool {
+    use rustls::{CertificateError, Error};
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    matches!(
+        inner,
+        Some(Error::InvalidCertificate(
+            CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. }
+        ))
+    )
 }
 
 /// Whether the files of a listener can be used, for `check`.
@@ -109,7 +139,11 @@ fn server_config(files: &ListenerTls) -> Result<Arc<ServerConfig>, TlsError> {
             if let Some(crl_file) = &files.crl_file {
                 let lists = CertificateRevocationListDer::pem_file_iter(crl_file).and_then(Iterator::collect);
                 let lists: Vec<_> = lists.map_err(|e| wrong("crl_file", crl_file, &e))?;
+                // A list is a promise until its next update: what was revoked since is not in it.
                 verifier = verifier.with_crls(lists).only_check_end_entity_revocation();
+                if !files.crl_may_be_expired {
+                    verifier = verifier.enforce_revocation_expiration();
+                }
             }
             if files.clients == ClientCertificates::Optional {
                 verifier = verifier.allow_unauthenticated();
@@ -206,11 +240,12 @@ impl Session {
         self.connection.send_close_notify();
     }
 
-    /// The name in the client's certificate, which was verified, if it showed one and names are taken from there.
-    pub(super) fn client_name(&self) -> Option<String> {
-        let from = self.name_from?;
-        let certificate = self.connection.peer_certificates()?.first()?;
-        name_in(certificate, from)
+    /// Who the client's certificate says it is.
+    pub(super) fn certified(&self) -> Certified {
+        let (Some(from), Some([certificate, ..])) = (self.name_from, self.connection.peer_certificates()) else {
+            return Certified::Not;
+        };
+        name_in(certificate, from).map_or(Certified::Nameless, Certified::Name)
     }
 }
 

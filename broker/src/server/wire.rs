@@ -178,9 +178,14 @@ impl Wire {
         .await
     }
 
-    /// The user name in the client's certificate, if names are taken from there.
-    pub(super) fn certified_name(&self) -> Option<String> {
-        self.tls.as_ref()?.client_name()
+    /// Who the client's certificate says it is.
+    pub(super) fn certified(&self) -> tls::Certified {
+        self.tls.as_ref().map_or(tls::Certified::Not, |tls| tls.certified())
+    }
+
+    /// Gives back the room of what has been decoded, before a wait that may be long.
+    pub(super) fn rest(&mut self) {
+        self.release();
     }
 
     /// Nothing follows what is to be written.

@@ -32,7 +32,7 @@ pub(crate) fn check(args: &SettingsArgs) -> Result<(), Failure> {
 
 /// Users and rights, as the configuration names their files.
 pub(crate) fn auth(config: &Config) -> Result<Auth, Failure> {
-    Auth::load(&config.auth)
+    Auth::load(&config.auth.files)
         .map_err(|errors| Failure::usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
 }
 

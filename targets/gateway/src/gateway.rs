@@ -120,6 +120,7 @@ impl Gateway {
             retained_msgs: broker.retained_msgs,
             retained_bytes: broker.retained_bytes,
             catching_up: broker.catch_up_readers,
+            waiting_for_password: broker.waiting_for_hash,
             counters: client_counters(broker),
         }
     }

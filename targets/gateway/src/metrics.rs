@@ -56,6 +56,12 @@ fn clients(status: &Status, page: &mut Page) {
     page.one("retained_messages", "gauge", "Retained messages.", clients.retained_msgs);
     page.one("retained_bytes", "gauge", "Bytes of retained messages.", clients.retained_bytes);
     page.one("clients_catching_up", "gauge", "Clients that read from the log now.", clients.catching_up);
+    page.one(
+        "clients_waiting_for_password",
+        "gauge",
+        "Clients whose passwords are not checked yet.",
+        clients.waiting_for_password,
+    );
     counters(&clients.counters, page);
 }
 

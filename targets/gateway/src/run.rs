@@ -258,7 +258,7 @@ async fn watch_over(gateway: &Gateway, signals: &mut Signals, reload: impl Fn())
 /// SIGHUP: puts users, rights and certificates in force as their files are now, and says what else a restart would change.
 fn reload(args: &RunArgs, running: &Config, broker: &Broker) {
     match check::auth(running) {
-        Ok(auth) if running.auth != AuthFiles::default() => {
+        Ok(auth) if running.auth.files != AuthFiles::default() => {
             let revoked = broker.set_auth(auth);
             info!(disconnected = revoked, "users and rights were read again");
         }

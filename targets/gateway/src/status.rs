@@ -62,6 +62,9 @@ pub(crate) struct Clients {
     pub(crate) retained_msgs: u64,
     pub(crate) retained_bytes: u64,
     pub(crate) catching_up: u64,
+    /// Whose passwords are not checked yet.
+    #[serde(default)]
+    pub(crate) waiting_for_password: u64,
     /// Figures that only grow: name and value.
     pub(crate) counters: Vec<Counter>,
 }
