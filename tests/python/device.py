@@ -67,6 +67,7 @@ class Device:
             protocol=mqtt.MQTTv5 if self.five else mqtt.MQTTv311,
             reconnect_on_failure=False,
             manual_ack=c.get("manual_ack", False),
+            transport=c.get("transport", "tcp"),
             **options,
         )
         k = self.client
@@ -81,6 +82,10 @@ class Device:
         k.on_unsubscribe = lambda _k, _u, _mid, reasons, _p: emit("unsubscribed", codes=[code(r) for r in reasons])
         k.on_publish = lambda _k, _u, mid, reason, _p: emit("published", mid=mid, code=code(reason))
         k.on_message = self.message
+        if c.get("path"):
+            k.ws_set_options(path=c["path"])
+        if c.get("ca"):
+            k.tls_set(ca_certs=c["ca"])
         if c.get("username") is not None:
             k.username_pw_set(c["username"], c.get("password"))
         k.max_inflight_messages_set(c.get("window", 20))

@@ -61,6 +61,8 @@ pub struct Connect {
     pub user: Option<(String, String)>,
     /// The test acknowledges messages itself, by [`Device::acknowledge`].
     pub manual_ack: bool,
+    /// Not plain TCP: `transport` ("websockets" with its `path`, or "unix" with the socket's file as `host`), `ca` for TLS.
+    pub over: Value,
 }
 
 impl Connect {
@@ -82,6 +84,7 @@ impl Connect {
             will: Value::Null,
             user: None,
             manual_ack: false,
+            over: Value::Null,
         }
     }
 
@@ -146,14 +149,16 @@ impl Device {
         let stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe")).lines();
         let (messages, events) = (VecDeque::new(), VecDeque::new());
         let mut device = Device { stdin, stdout, messages, events, id: how.id.clone(), child };
-        device
-            .command(json!({
-                "do": "connect", "host": broker.ip().to_string(), "port": broker.port(),
-                "id": how.id, "version": how.version, "clean": how.clean, "keep_alive": how.keep_alive,
-                "properties": how.properties, "will": how.will, "manual_ack": how.manual_ack,
-                "username": how.user.as_ref().map(|(name, _)| name), "password": how.user.as_ref().map(|(_, password)| password),
-            }))
-            .await;
+        let mut connect = json!({
+            "do": "connect", "host": broker.ip().to_string(), "port": broker.port(),
+            "id": how.id, "version": how.version, "clean": how.clean, "keep_alive": how.keep_alive,
+            "properties": how.properties, "will": how.will, "manual_ack": how.manual_ack,
+            "username": how.user.as_ref().map(|(name, _)| name), "password": how.user.as_ref().map(|(_, password)| password),
+        });
+        for (key, value) in how.over.as_object().into_iter().flatten() {
+            connect[key] = value.clone();
+        }
+        device.command(connect).await;
         device
     }
 

@@ -163,30 +163,127 @@ pub struct Listener {
     /// What is spoken.
     pub kind: ListenerKind,
     /// Where.
-    pub bind: SocketAddr,
+    pub bind: Bind,
     /// Clients without a user name are let in.
     pub anonymous: bool,
+    /// A PROXY protocol header comes first and says whom the peer connects for.
+    pub proxy_protocol: bool,
     /// Its connections at once.
     pub max_connections: u32,
     /// Connections that it takes per second, in the mean over ten seconds; 0 = no limit.
     pub connect_rate: u32,
 }
 
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bind {
+    /// On a network.
+    Tcp(SocketAddr),
+    /// On a Unix socket.
+    Unix {
+        /// Its file.
+        path: PathBuf,
+        /// Who may connect: the rights of that file.
+        mode: u32,
+    },
+}
+
+impl Bind {
+    /// Only processes of this machine can reach it.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Bind::Tcp(address) => address.ip().is_loopback(),
+            Bind::Unix { .. } => true,
+        }
+    }
+
+    /// The network address, if it is one.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Bind::Tcp(address) => Some(*address),
+            Bind::Unix { .. } => None,
+        }
+    }
+
+    /// Two listeners cannot both have it.
+    #[must_use]
+    pub fn collides(&self, other: &Bind) -> bool {
+        match (self, other) {
+            (Bind::Tcp(one), Bind::Tcp(other)) => one.port() != 0 && one == other,
+            (Bind::Unix { path: one, .. }, Bind::Unix { path: other, .. }) => one == other,
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Bind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Bind::Tcp(address) => address.fmt(f),
+            Bind::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// What a listener speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenerKind {
-    /// MQTT over TCP.
+    /// MQTT.
     Mqtt,
     /// MQTT over TLS.
     Mqtts(ListenerTls),
+    /// MQTT over WebSocket.
+    Ws(WebSocket),
+    /// MQTT over WebSocket over TLS.
+    Wss(WebSocket, ListenerTls),
 }
 
 impl ListenerKind {
+    /// As the file names it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            ListenerKind::Mqtt => "mqtt",
+            ListenerKind::Mqtts(_) => "mqtts",
+            ListenerKind::Ws(_) => "ws",
+            ListenerKind::Wss(..) => "wss",
+        }
+    }
+
+    /// How it speaks TLS, if it does.
+    #[must_use]
+    pub fn tls(&self) -> Option<&ListenerTls> {
+        match self {
+            ListenerKind::Mqtts(tls) | ListenerKind::Wss(_, tls) => Some(tls),
+            ListenerKind::Mqtt | ListenerKind::Ws(_) => None,
+        }
+    }
+
+    /// How it opens WebSockets, if it does.
+    #[must_use]
+    pub fn websocket(&self) -> Option<&WebSocket> {
+        match self {
+            ListenerKind::Ws(websocket) | ListenerKind::Wss(websocket, _) => Some(websocket),
+            ListenerKind::Mqtt | ListenerKind::Mqtts(_) => None,
+        }
+    }
+
     /// Only clients with a certificate get in.
     #[must_use]
     pub fn requires_certificate(&self) -> bool {
-        matches!(self, ListenerKind::Mqtts(tls) if tls.clients == ClientCertificates::Required)
+        self.tls().is_some_and(|tls| tls.clients == ClientCertificates::Required)
     }
+}
+
+/// Which requests open a WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocket {
+    /// To this path.
+    pub path: String,
+    /// From pages of these origins, beside those of the same host; `*` is any.
+    pub origins: Vec<String>,
 }
 
 /// How a listener speaks TLS.

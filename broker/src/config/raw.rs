@@ -170,6 +170,10 @@ pub(crate) struct RawListener {
     pub(crate) kind: Key<RawListenerKind>,
     pub(crate) bind: Key<String>,
     pub(crate) anonymous: Key<Option<bool>>,
+    pub(crate) socket_mode: Key<String>,
+    pub(crate) path: Key<String>,
+    pub(crate) origins: Key<Vec<String>>,
+    pub(crate) proxy_protocol: Key<bool>,
     pub(crate) max_connections: Key<Option<u32>>,
     pub(crate) connect_rate: Key<u32>,
     pub(crate) tls: RawListenerTls,
@@ -181,6 +185,10 @@ impl Default for RawListener {
             kind: RawListenerKind::Mqtt.into(),
             bind: "127.0.0.1:1883".to_owned().into(),
             anonymous: None.into(),
+            socket_mode: "0660".to_owned().into(),
+            path: "/mqtt".to_owned().into(),
+            origins: Vec::new().into(),
+            proxy_protocol: false.into(),
             max_connections: None.into(),
             connect_rate: 0.into(),
             tls: RawListenerTls::default(),
@@ -219,7 +227,7 @@ pub(crate) enum RawNameFrom {
     San,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[cfg_attr(test, derive(Serialize))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum RawListenerKind {

@@ -10,7 +10,7 @@ use super::raw::{self, RawAck, RawAuth, RawCompression, RawFile, RawMqtt};
 use super::size::{GIB, KIB, MIB, Size};
 use super::span::Span;
 use super::tree::{NodeId, Override, Tree};
-use super::{Auth, Config, Disk, Durability, Gateway, Http, Listener, Mqtt};
+use super::{Auth, Bind, Config, Disk, Durability, Gateway, Http, Listener, Mqtt};
 use super::{listeners, streams, uplinks};
 use crate::auth::AuthFiles;
 use crate::log::{AckPolicy, BlockCodec};
@@ -185,7 +185,7 @@ fn http(raw: &RawFile, listeners: &[Listener], check: &mut Check<'_>) -> Http {
         _ => check.address(key, ", or \"off\""),
     };
     if let Some(bind) = bind {
-        let taken = bind.port() != 0 && listeners.iter().any(|listener| listener.bind == bind);
+        let taken = listeners.iter().any(|listener| listener.bind.collides(&Bind::Tcp(bind)));
         check.demand(key, !taken, |_| format!("{bind} is used by a listener"));
     }
     Http { bind, remote_messages: raw.http.remote_messages }
@@ -355,7 +355,8 @@ mod tests {
         assert_eq!(config.gateway.id, "17");
         assert_eq!(config.gateway.data_dir.to_str(), Some("/srv/x"));
         assert_eq!(config.streams[0].name, "all");
-        let binds: Vec<_> = config.listeners.iter().map(|listener| listener.bind.port()).collect();
+        let binds: Vec<_> =
+            config.listeners.iter().filter_map(|l| l.bind.address()).map(|address| address.port()).collect();
         assert_eq!(binds, [2, 3]);
     }
 
@@ -382,7 +383,6 @@ mod tests {
     #[test]
     fn what_this_version_cannot_do_is_said_so() {
         for text in [
-            "[[listener]]\nkind = \"wss\"",
             "[[uplink]]\nname = \"a\"\nkind = \"leaf\"\nservers = [\"nats://h\"]\nmirror = [{stream = \"default\", into = \"X\"}]",
         ] {
             let found = errors(text);

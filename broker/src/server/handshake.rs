@@ -7,8 +7,11 @@ use std::time::Duration;
 use super::authorize::{Identity, rights};
 use super::hub::Hub;
 use super::peer::Peer;
+use super::proxy;
+use super::socket::Socket;
 use super::stats::Refused;
 use super::tls;
+use super::websocket::WebSocketError;
 use super::wire::{Read, Wire};
 use crate::auth::acl::Access;
 use crate::mqtt::codec::connect_return_code;
@@ -41,7 +44,35 @@ impl Agreed {
     }
 }
 
-/// Does what comes before MQTT: TLS. The first bytes of MQTT may be read with it.
+/// Reads whom a proxy connects for.
+///
+/// # Errors
+/// Why there will be no connection.
+pub(super) async fn proxied(socket: &Socket, proxy: Peer) -> Result<Peer, Refused> {
+    let mut seen = vec![0; proxy::MAX_BYTES];
+    let mut len = 0;
+    loop {
+        // Looked at, not taken: what follows the header is not ours here.
+        let there = socket.peek(&mut seen[len..]).await.map_err(|_| Refused::NoConnect)?;
+        let header = proxy::parse(&seen[..len + there]);
+        let end = match header {
+            _ if there == 0 => return Err(Refused::NoConnect),
+            Ok(header) => header.map_or(len + there, |header| header.len),
+            Err(error) => {
+                tracing::debug!(%proxy, %error, "PROXY header refused");
+                return Err(Refused::ProxyHeader);
+            }
+        };
+        while len < end {
+            len += socket.try_read(&mut seen[len..end]).map_err(|_| Refused::NoConnect)?;
+        }
+        if let Ok(Some(header)) = header {
+            return Ok(header.source.map_or(proxy, Peer::Address));
+        }
+    }
+}
+
+/// Does what comes before MQTT: TLS, and the opening of a WebSocket. The first bytes of MQTT may be read with it.
 ///
 /// # Errors
 /// Why there will be no connection.
@@ -89,6 +120,10 @@ async fn read(hub: &Hub, wire: &mut Wire, peer: Peer) -> Result<(), Refused> {
     let flushed = wire.flush(&hub.counters);
     match (read, flushed) {
         (Ok(Read::Some | Read::None), Ok(())) => Ok(()),
+        (Err(error), _) if error.get_ref().is_some_and(|inner| inner.is::<WebSocketError>()) => {
+            tracing::debug!(%peer, %error, "WebSocket refused");
+            Err(Refused::WebSocket)
+        }
         (Err(error), _) if error.kind() == io::ErrorKind::InvalidData => {
             tracing::debug!(%peer, %error, "TLS handshake failed");
             Err(if tls::is_expired_list(&error) { Refused::RevocationListExpired } else { Refused::Tls })
@@ -103,6 +138,7 @@ pub(super) async fn tell(hub: &Hub, wire: &mut Wire, version: Version, reason: R
         return;
     }
     wire.send(Packet::ConnAck(Box::new(refuse(reason))), version, None);
+    wire.finish();
     // The peer may be gone already, and nothing depends on it.
     let _ = tokio::time::timeout(LAST_BYTES, drain(hub, wire)).await;
 }

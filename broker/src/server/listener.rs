@@ -1,11 +1,9 @@
 //! Listeners: from an accepted socket to a connection that can be run, within limits of places, rates and time.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -16,7 +14,9 @@ use super::connection::Connection;
 use super::handshake::{self, Agreed};
 use super::hub::{Hub, Link};
 use super::peer::{Origin, Peer};
+use super::socket::{Listening, Socket};
 use super::stats::Refused;
+use super::websocket::{self, WebSocket};
 use super::wire::Wire;
 use super::{Shutdown, tls};
 use crate::mqtt::packet::{Connect, ReasonCode, Version};
@@ -34,6 +34,9 @@ pub(super) struct Gate {
     /// Clients without a user name.
     pub(super) anonymous: bool,
     pub(super) tls: Option<Arc<tls::Acceptor>>,
+    pub(super) websocket: Option<Arc<websocket::Place>>,
+    /// A header says whom the peer connects for.
+    pub(super) proxy_protocol: bool,
     /// For what comes before MQTT.
     pub(super) handshake_timeout: Duration,
     /// For the CONNECT, and once more for its answer.
@@ -96,7 +99,7 @@ impl Drop for Silence {
 }
 
 /// Accepts until the shutdown, and joins the connections it made.
-pub(super) async fn accept(hub: Arc<Hub>, listener: TcpListener, gate: Arc<Gate>, mut shutdown: Shutdown) {
+pub(super) async fn accept(hub: Arc<Hub>, listener: Listening, gate: Arc<Gate>, mut shutdown: Shutdown) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -105,7 +108,7 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: TcpListener, gate: Arc<Gate>
             Some(_) = connections.join_next() => continue,
             () = shutdown.requested() => break,
         };
-        let (socket, address) = match accepted {
+        let (socket, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 hub.counters.accept_errors.fetch_add(1, Relaxed);
@@ -114,12 +117,12 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: TcpListener, gate: Arc<Gate>
                 continue;
             }
         };
-        let Some((place, opening)) = admit(&hub, socket, address, &gate, &shutdown) else { continue };
+        let Some(opening) = admit(&hub, socket, peer, &gate, &shutdown) else { continue };
         connections.spawn(async move {
-            if let Some(connection) = opening.await {
+            if let Some((connection, place)) = opening.await {
                 connection.run().await;
+                drop(place);
             }
-            drop(place);
         });
     }
     drop(listener);
@@ -127,16 +130,9 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: TcpListener, gate: Arc<Gate>
 }
 
 /// What is needed once is boxed and gone before the client is idle: a task is as large as its largest moment.
-type Opening = std::pin::Pin<Box<dyn Future<Output = Option<Box<Connection>>> + Send>>;
+type Opening = std::pin::Pin<Box<dyn Future<Output = Option<(Box<Connection>, Place)>> + Send>>;
 
-fn admit(
-    hub: &Arc<Hub>,
-    socket: TcpStream,
-    address: SocketAddr,
-    gate: &Arc<Gate>,
-    shutdown: &Shutdown,
-) -> Option<(Place, Opening)> {
-    let peer = Peer::Address(address);
+fn admit(hub: &Arc<Hub>, socket: Socket, mut peer: Peer, gate: &Arc<Gate>, shutdown: &Shutdown) -> Option<Opening> {
     let (handle, displaced) = oneshot::channel();
     let entered = hub.admission().enter(hub.now(), gate.index, handle);
     let entered = entered.map_err(|why| hub.refuse(why, peer)).ok()?;
@@ -146,12 +142,14 @@ fn admit(
         let _ = other.send(());
     }
     let mut place = Place::new(hub, gate.index);
-    place.comes_from(peer).map_err(|why| hub.refuse(why, peer)).ok()?;
+    if !gate.proxy_protocol {
+        place.comes_from(peer).map_err(|why| hub.refuse(why, peer)).ok()?;
+    }
     hub.counters.accepted.fetch_add(1, Relaxed);
     let (hub, gate, mut shutdown) = (Arc::clone(hub), Arc::clone(gate), shutdown.clone());
     let opening = Box::pin(async move {
         let opened = tokio::select! {
-            opened = open(&hub, socket, peer, &gate, &silence) => opened,
+            opened = open(&hub, socket, &mut peer, &gate, &mut place, &silence) => opened,
             // Ends without a word when the silence does.
             Ok(()) = displaced => Err(Refused::Displaced),
             () = shutdown.requested() => return None,
@@ -161,7 +159,7 @@ fn admit(
                 if let Some(will) = attached.will.take() {
                     hub.publish_will(&will).await;
                 }
-                Some(Box::new(Connection::new(hub, wire, link, agreed, attached, shutdown)))
+                Some((Box::new(Connection::new(hub, wire, link, agreed, attached, shutdown)), place))
             }
             Err(refused) => {
                 hub.refuse(refused, peer);
@@ -169,26 +167,33 @@ fn admit(
             }
         }
     });
-    Some((place, opening))
+    Some(opening)
 }
 
 /// From the socket to a session. Safe to cancel: taking the session is the last thing it does.
 async fn open(
     hub: &Hub,
-    socket: TcpStream,
-    peer: Peer,
+    socket: Socket,
+    peer: &mut Peer,
     gate: &Gate,
+    place: &mut Place,
     silence: &Silence,
 ) -> Result<(Wire, Arc<Link>, Negotiated, Attached), Refused> {
-    // Acknowledgements are small, and waiting for company would only delay them. A socket that refuses is broken and shows it soon.
-    let _ = socket.set_nodelay(true);
     let tls = gate.tls.as_deref().map(tls::Acceptor::session).transpose().map_err(|error| {
         tracing::error!(%error, "TLS cannot be spoken");
         Refused::Tls
     })?;
-    let mut wire = Wire::new(socket, tls);
-    let opened = timeout(gate.handshake_timeout, handshake::open(hub, &mut wire, peer)).await;
-    opened.unwrap_or(Err(Refused::HandshakeTimeout))?;
+    let opened = async {
+        if gate.proxy_protocol {
+            *peer = handshake::proxied(&socket, *peer).await?;
+            place.comes_from(*peer)?;
+        }
+        let mut wire = Wire::new(socket, tls, gate.websocket.clone().map(WebSocket::new));
+        handshake::open(hub, &mut wire, *peer).await?;
+        Ok(wire)
+    };
+    let mut wire = timeout(gate.handshake_timeout, opened).await.unwrap_or(Err(Refused::HandshakeTimeout))?;
+    let peer = *peer;
     let connect = timeout(gate.connect_timeout, handshake::connect(hub, &mut wire, peer)).await;
     let connect = connect.unwrap_or(Err(Refused::ConnectTimeout))?;
     if !silence.ends() {

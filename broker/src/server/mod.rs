@@ -15,12 +15,15 @@ mod hub;
 mod listener;
 mod outgoing;
 mod peer;
+mod proxy;
 mod rate;
+mod socket;
 mod stats;
 #[cfg(test)]
 mod tests;
 pub mod tls;
 mod turns;
+mod websocket;
 mod wire;
 
 use std::fmt;
@@ -29,17 +32,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use peer::Peer;
+pub use socket::probe;
 pub use stats::{BrokerStats, ClientInfo, Refused};
 pub use tls::TlsError;
 
 use crate::auth::Auth;
 use crate::clock::Clock;
-use crate::config::{Config, ListenerKind};
+use crate::config::{Bind, Config};
 use crate::log::{Log, ReadError};
 use crate::mqtt::session::Limits;
 use crate::router::{Capture, QueueLimits, RestoreReport, Restorer, Router, RouterLimits, SESSIONS_STREAM, Streams};
@@ -47,6 +50,7 @@ use admission::{AdmissionLimits, ListenerLimits};
 use hub::Hub;
 use listener::Gate;
 use rate::Rate;
+use socket::Listening;
 
 /// Longest sleep of a timer that follows the boot clock while the runtime's clock stands still in a suspended machine.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -57,7 +61,7 @@ pub enum StartError {
     /// A listener's address cannot be bound; the operator has to look.
     Bind {
         /// The address.
-        addr: SocketAddr,
+        addr: Bind,
         /// Why.
         error: io::Error,
     },
@@ -86,7 +90,7 @@ impl std::error::Error for StartError {}
 #[derive(Debug)]
 pub struct Broker {
     hub: Arc<Hub>,
-    addrs: Vec<SocketAddr>,
+    binds: Vec<Bind>,
     acceptors: Vec<Arc<tls::Acceptor>>,
     restored: RestoreReport,
     phase: watch::Sender<Phase>,
@@ -160,27 +164,30 @@ impl Broker {
             max_keep_alive: mqtt.max_keep_alive,
         };
         let mut listeners = Vec::new();
-        let mut addrs = Vec::new();
+        let mut binds = Vec::new();
         let mut acceptors = Vec::new();
         for (index, listener) in config.listeners.iter().enumerate() {
-            let addr = listener.bind;
-            // tokio sets SO_REUSEADDR, so that a restart need not wait for old connections to time out.
-            let bound = TcpListener::bind(addr).await.map_err(|error| StartError::Bind { addr, error })?;
-            addrs.push(bound.local_addr().map_err(|error| StartError::Bind { addr, error })?);
-            let tls = match &listener.kind {
-                ListenerKind::Mqtt => None,
-                ListenerKind::Mqtts(files) => Some(Arc::new(tls::Acceptor::load(files).map_err(StartError::Tls)?)),
-            };
+            let failed = |error| StartError::Bind { addr: listener.bind.clone(), error };
+            let bound = Listening::bind(&listener.bind).await.map_err(failed)?;
+            binds.push(bound.bound(&listener.bind).map_err(failed)?);
+            let tls = listener.kind.tls().map(tls::Acceptor::load).transpose().map_err(StartError::Tls)?.map(Arc::new);
             acceptors.extend(tls.clone());
+            let websocket = listener
+                .kind
+                .websocket()
+                .map(|websocket| websocket::Place { path: websocket.path.clone(), origins: websocket.origins.clone() });
             let gate = Gate {
                 index,
                 anonymous: listener.anonymous,
                 tls,
+                websocket: websocket.map(Arc::new),
+                proxy_protocol: listener.proxy_protocol,
                 handshake_timeout: mqtt.handshake_timeout,
                 connect_timeout: mqtt.connect_timeout,
             };
             listeners.push((bound, Arc::new(gate)));
-            if listener.anonymous && !listener.kind.requires_certificate() && !addr.ip().is_loopback() {
+            if listener.anonymous && !listener.kind.requires_certificate() && !listener.bind.is_local() {
+                let addr = &listener.bind;
                 tracing::warn!(%addr, "anybody who reaches this listener may connect: it lets in anonymous clients");
             }
         }
@@ -200,13 +207,19 @@ impl Broker {
             tasks.spawn(listener::accept(Arc::clone(&hub), listener, gate, shutdown.clone()));
         }
         tasks.spawn(keep_time(Arc::clone(&hub), shutdown));
-        Ok(Broker { hub, addrs, acceptors, restored, phase, tasks })
+        Ok(Broker { hub, binds, acceptors, restored, phase, tasks })
     }
 
     /// Where it listens, in the order of the configuration; with the real port where that said 0.
     #[must_use]
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.addrs
+    pub fn binds(&self) -> &[Bind] {
+        &self.binds
+    }
+
+    /// Those of them that are network addresses.
+    #[must_use]
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.binds.iter().filter_map(Bind::address).collect()
     }
 
     /// What was restored at start.

@@ -36,6 +36,10 @@ pub enum Refused {
     HandshakeTimeout,
     /// No CONNECT within `connect_timeout`.
     ConnectTimeout,
+    /// No WebSocket was opened, or something else than MQTT came over it.
+    WebSocket,
+    /// No PROXY protocol header, or a malformed one.
+    ProxyHeader,
     /// The list of revoked certificates is past its next update, so that no certificate counts.
     RevocationListExpired,
     /// The CONNECT could not be answered in time: too many passwords to check, or a session that is not given back.
@@ -47,7 +51,7 @@ impl Refused {
     pub const COUNT: usize = Refused::ALL.len();
 
     /// All of them, in order, with the name that metrics use.
-    pub const ALL: [(Refused, &'static str); 16] = [
+    pub const ALL: [(Refused, &'static str); 18] = [
         (Refused::TooManyConnections, "too_many_connections"),
         (Refused::NoConnect, "no_connect"),
         (Refused::BadConnect, "bad_connect"),
@@ -62,6 +66,8 @@ impl Refused {
         (Refused::Displaced, "displaced"),
         (Refused::HandshakeTimeout, "handshake_timeout"),
         (Refused::ConnectTimeout, "connect_timeout"),
+        (Refused::WebSocket, "websocket"),
+        (Refused::ProxyHeader, "proxy_header"),
         (Refused::RevocationListExpired, "revocation_list_expired"),
         (Refused::Busy, "busy"),
     ];
@@ -84,6 +90,9 @@ impl Refused {
                 "connections are closed: their handshake took longer than mqtt.handshake_timeout"
             }
             Refused::ConnectTimeout => "connections are closed: they said no CONNECT within mqtt.connect_timeout",
+            Refused::ProxyHeader => {
+                "connections are closed: what comes to a listener with proxy_protocol has no proper header"
+            }
             Refused::RevocationListExpired => {
                 "clients with certificates are refused: listener.tls.crl_file is past its next update"
             }
@@ -92,6 +101,7 @@ impl Refused {
             | Refused::BadConnect
             | Refused::NotAuthorized
             | Refused::WrongPassword
+            | Refused::WebSocket
             | Refused::Tls => return None,
         })
     }

@@ -55,7 +55,8 @@ fn config(dir: &Path) -> Config {
         auth: config::Auth { max_waiting: 10, ..config::Auth::default() },
         listeners: vec![Listener {
             kind: ListenerKind::Mqtt,
-            bind: "127.0.0.1:0".parse().expect("valid"),
+            bind: Bind::Tcp("127.0.0.1:0".parse().expect("valid")),
+            proxy_protocol: false,
             anonymous: true,
             max_connections: 100,
             connect_rate: 0,
@@ -432,7 +433,7 @@ async fn an_address_in_use_is_named() {
     let dir = tempfile::tempdir().expect("a directory");
     let running = start(&config(dir.path())).await;
     let mut config = config(dir.path());
-    config.listeners[0].bind = running.broker.local_addrs()[0];
+    config.listeners[0].bind = running.broker.binds()[0].clone();
     let error = Broker::start(&config, Auth::default(), running.log.clone(), Arc::new(SystemClock))
         .await
         .expect_err("it is in use");

@@ -13,12 +13,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
-use tokio::net::TcpStream;
 use x509_cert::der::Decode;
 use x509_cert::der::asn1::{PrintableStringRef, Utf8StringRef};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
+use super::socket::Socket as Stream;
 use crate::config::{ClientCertificates, ListenerTls, NameFrom};
 
 /// Plain bytes that wait to be encrypted, and encrypted ones that wait for the socket: two records each.
@@ -180,7 +180,7 @@ impl Session {
     ///
     /// # Errors
     /// `WouldBlock` when the socket has nothing more; what broke the connection otherwise. An alert may wait to be written then.
-    pub(super) fn read(&mut self, socket: &TcpStream, into: &mut BytesMut) -> io::Result<usize> {
+    pub(super) fn read(&mut self, socket: &Stream, into: &mut BytesMut) -> io::Result<usize> {
         let mut buffer = [0; 8192];
         // Bounded by the caller's room, so that no more is decrypted than is asked for.
         let size = buffer.len().min(into.capacity() - into.len());
@@ -207,13 +207,13 @@ impl Session {
     ///
     /// # Errors
     /// What broke the connection.
-    pub(super) fn write(&mut self, socket: &TcpStream, plain: &[u8]) -> io::Result<usize> {
+    pub(super) fn write(&mut self, socket: &Stream, plain: &[u8]) -> io::Result<usize> {
         let taken = self.connection.writer().write(plain)?;
         self.flush(socket)?;
         Ok(taken)
     }
 
-    fn flush(&mut self, socket: &TcpStream) -> io::Result<()> {
+    fn flush(&mut self, socket: &Stream) -> io::Result<()> {
         while self.connection.wants_write() {
             match self.connection.write_tls(&mut Socket(socket)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -274,7 +274,7 @@ fn name_in(certificate: &[u8], from: NameFrom) -> Option<String> {
 }
 
 /// The socket as rustls wants it: calls that never wait.
-struct Socket<'a>(&'a TcpStream);
+struct Socket<'a>(&'a Stream);
 
 impl Read for Socket<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {

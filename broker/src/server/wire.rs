@@ -7,14 +7,14 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
-use bytes::{Buf, BytesMut};
-use tokio::net::TcpStream;
-
+use super::socket::Socket;
 use super::stats::Counters;
 use super::tls;
+use super::websocket::WebSocket;
 use crate::mqtt::codec;
 use crate::mqtt::packet::{DecodeError, Packet, PacketId, Version};
 use crate::mqtt::session::Outgoing;
+use bytes::{Buf, BytesMut};
 
 /// Bytes read at once: some eighty messages of a busy device.
 const READ_BYTES: usize = 16 * 1024;
@@ -28,13 +28,17 @@ const WRITE_BYTES_HARD: usize = 4 * WRITE_BYTES;
 /// A socket and its two buffers.
 #[derive(Debug)]
 pub(super) struct Wire {
-    pub(super) socket: TcpStream,
+    pub(super) socket: Socket,
     /// `None`: the bytes of the socket are the client's.
     tls: Option<Box<tls::Session>>,
+    /// `None`: those are MQTT.
+    websocket: Option<Box<WebSocket>>,
     input: BytesMut,
     output: BytesMut,
     /// The socket may have something to read.
     ready: bool,
+    /// Nothing follows what is to be written.
+    ending: bool,
 }
 
 /// What a read brought.
@@ -49,8 +53,16 @@ pub(super) enum Read {
 }
 
 impl Wire {
-    pub(super) fn new(socket: TcpStream, tls: Option<tls::Session>) -> Self {
-        Self { socket, tls: tls.map(Box::new), input: BytesMut::new(), output: BytesMut::new(), ready: true }
+    pub(super) fn new(socket: Socket, tls: Option<tls::Session>, websocket: Option<WebSocket>) -> Self {
+        Self {
+            socket,
+            tls: tls.map(Box::new),
+            websocket: websocket.map(Box::new),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            ready: true,
+            ending: false,
+        }
     }
 
     /// Reads once, without waiting.
@@ -58,21 +70,12 @@ impl Wire {
         if !self.ready {
             return Ok(Read::None);
         }
-        let missing = match codec::frame_len(&self.input) {
-            // Bounded: the decoder has refused packets above the limit before.
-            Ok(Some(len)) => len.saturating_sub(self.input.len()),
-            Ok(None) | Err(_) => 0,
-        };
-        self.input.reserve(missing.clamp(READ_BYTES, 16 * READ_BYTES));
-        let read = match &mut self.tls {
-            None => self.socket.try_read_buf(&mut self.input),
-            Some(tls) => tls.read(&self.socket, &mut self.input),
-        };
+        let read = if self.websocket.is_some() { self.read_frames() } else { self.read_plain() };
         match read {
-            Ok(0) => Ok(Read::End),
-            Ok(n) => {
+            Ok((0, _)) => Ok(Read::End),
+            Ok((n, read)) => {
                 counters.bytes_in.fetch_add(n as u64, Relaxed);
-                Ok(Read::Some)
+                Ok(read)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.ready = false;
@@ -81,6 +84,38 @@ impl Wire {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// How many bytes were read, and what they brought.
+    fn read_plain(&mut self) -> io::Result<(usize, Read)> {
+        let missing = match codec::frame_len(&self.input) {
+            // Bounded: the decoder has refused packets above the limit before.
+            Ok(Some(len)) => len.saturating_sub(self.input.len()),
+            Ok(None) | Err(_) => 0,
+        };
+        self.input.reserve(missing.clamp(READ_BYTES, 16 * READ_BYTES));
+        let n = match &mut self.tls {
+            None => self.socket.try_read_buf(&mut self.input)?,
+            Some(tls) => tls.read(&self.socket, &mut self.input)?,
+        };
+        Ok((n, Read::Some))
+    }
+
+    /// The same through frames, whose bytes are not kept. A ping alone brings nothing: it says nothing about the MQTT client.
+    fn read_frames(&mut self) -> io::Result<(usize, Read)> {
+        let Some(websocket) = &mut self.websocket else { return Ok((0, Read::End)) };
+        let mut framed = BytesMut::with_capacity(READ_BYTES);
+        let n = match &mut self.tls {
+            None => self.socket.try_read_buf(&mut framed)?,
+            Some(tls) => tls.read(&self.socket, &mut framed)?,
+        };
+        let before = self.input.len();
+        websocket.receive(&framed, &mut self.input).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        Ok(match self.input.len() > before {
+            true => (n, Read::Some),
+            false if websocket.is_closed() => (n, Read::End),
+            false => (n, Read::None),
+        })
     }
 
     fn release(&mut self) {
@@ -157,12 +192,16 @@ impl Wire {
     }
 
     pub(super) fn has_output(&self) -> bool {
-        !self.output.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+        !self.output.is_empty()
+            || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+            || self.websocket.as_ref().is_some_and(|websocket| websocket.has_output())
+            || (self.ending && (self.tls.is_some() || self.websocket.is_some()))
     }
 
     /// What comes before MQTT is underway.
     pub(super) fn is_opening(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+            || self.websocket.as_ref().is_some_and(|websocket| websocket.is_opening())
     }
 
     /// Waits until the socket has something to read, or takes what waits to be written. Safe to cancel.
@@ -188,25 +227,30 @@ impl Wire {
         self.release();
     }
 
-    /// Nothing follows what is to be written.
+    /// Nothing follows what is to be written, but for the goodbyes of what lies below MQTT.
     pub(super) fn finish(&mut self) {
-        if let Some(tls) = &mut self.tls {
-            tls.end();
-        }
+        self.ending = true;
     }
 
     /// Writes what the socket takes now; one system call, mostly.
     pub(super) fn flush(&mut self, counters: &Counters) -> io::Result<()> {
-        if self.output.is_empty()
-            && let Some(tls) = &mut self.tls
-        {
-            // Of the handshake, or of earlier output.
-            tls.write(&self.socket, &[])?;
-        }
-        while !self.output.is_empty() {
-            let written = match &mut self.tls {
-                None => self.socket.try_write(&self.output),
-                Some(tls) => match tls.write(&self.socket, &self.output) {
+        loop {
+            self.end();
+            let Wire { socket, tls, websocket, output, .. } = self;
+            let bytes = match websocket {
+                None => output,
+                Some(websocket) => websocket.pending(output),
+            };
+            if bytes.is_empty() {
+                if let Some(tls) = tls {
+                    // Of the handshake, or of earlier output.
+                    tls.write(socket, &[])?;
+                }
+                break;
+            }
+            let written = match tls {
+                None => socket.try_write(bytes),
+                Some(tls) => match tls.write(socket, bytes) {
                     Ok(0) => return Ok(()),
                     taken => taken,
                 },
@@ -215,7 +259,7 @@ impl Wire {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     counters.bytes_out.fetch_add(n as u64, Relaxed);
-                    self.output.advance(n);
+                    bytes.advance(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -223,5 +267,25 @@ impl Wire {
         }
         self.output = BytesMut::new();
         Ok(())
+    }
+
+    /// Says goodbye behind the last byte.
+    fn end(&mut self) {
+        if !self.ending || !self.output.is_empty() {
+            return;
+        }
+        let framed = match &mut self.websocket {
+            None => false,
+            Some(websocket) => {
+                websocket.end();
+                websocket.has_output()
+            }
+        };
+        if !framed {
+            self.ending = false;
+            if let Some(tls) = &mut self.tls {
+                tls.end();
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `headwater check`: reads a configuration as `run` would, and says what it would do. Touches nothing.
 
 use headwater_broker::auth::Auth;
-use headwater_broker::config::{Config, ListenerKind};
+use headwater_broker::config::Config;
 use headwater_broker::server::tls;
 
 use crate::cli::SettingsArgs;
@@ -18,7 +18,7 @@ pub(crate) fn check(args: &SettingsArgs) -> Result<(), Failure> {
     }
     auth(config)?;
     for listener in &config.listeners {
-        if let ListenerKind::Mqtts(files) = &listener.kind {
+        if let Some(files) = listener.kind.tls() {
             tls::check(files).map_err(Failure::usage)?;
         }
     }

@@ -6,7 +6,6 @@
 //! ends at once, which is safe at any moment. SIGHUP puts users, rights and certificates in force as their files are now, reads the rest of
 //! the configuration again and says what a restart would change.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use headwater_broker::clock::{Clock, SystemClock};
 use headwater_broker::config::{Config, Loaded};
 use headwater_broker::log::{Log, LogConfig, OpenReport, StreamConfig};
 use headwater_broker::router::internal_streams;
-use headwater_broker::server::Broker;
+use headwater_broker::server::{Broker, probe};
 use headwater_sync::Uplinks;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -129,16 +128,15 @@ async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
 
 /// Binds what can be refused before anything is touched. The broker binds its listeners itself, once it has its log.
 async fn listen(config: &mut Config) -> Result<Option<TcpListener>, Failure> {
-    let taken = |what: &str, address: SocketAddr, error: &std::io::Error| {
+    let taken = |what: &str, address: &dyn std::fmt::Display, error: &std::io::Error| {
         Failure::runtime(format!("cannot listen on {address} for {what}: {error}"))
     };
     for listener in &config.listeners {
-        let probe = TcpListener::bind(listener.bind).await;
-        drop(probe.map_err(|e| taken("mqtt", listener.bind, &e))?);
+        probe(&listener.bind).await.map_err(|e| taken("mqtt", &listener.bind, &e))?;
     }
     let Some(bind) = config.http.bind else { return Ok(None) };
-    let listener = TcpListener::bind(bind).await.map_err(|e| taken("http", bind, &e))?;
-    config.http.bind = Some(listener.local_addr().map_err(|e| taken("http", bind, &e))?);
+    let listener = TcpListener::bind(bind).await.map_err(|e| taken("http", &bind, &e))?;
+    config.http.bind = Some(listener.local_addr().map_err(|e| taken("http", &bind, &e))?);
     Ok(Some(listener))
 }
 
@@ -154,8 +152,8 @@ async fn start(config: &mut Config, auth: Auth, max_bytes: u64) -> Result<Runnin
     let (log, report) = opened.map_err(Failure::runtime)?;
     tell(&report);
     let broker = Broker::start(config, auth, log.clone(), clock).await.map_err(Failure::runtime)?;
-    for (listener, address) in config.listeners.iter_mut().zip(broker.local_addrs()) {
-        listener.bind = *address;
+    for (listener, address) in config.listeners.iter_mut().zip(broker.binds()) {
+        listener.bind = address.clone();
     }
     // Uplinks end by their own `shutdown`, in its turn, so this never says stop.
     let (_never, stop) = watch::channel(false);

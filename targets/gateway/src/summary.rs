@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use headwater_broker::config::{Config, CreateStream, Listener, ListenerKind, Mirror, Uplink};
+use headwater_broker::config::{Config, CreateStream, Listener, Mirror, Uplink};
 use headwater_broker::log::{AckPolicy, Discard, Storage};
 
 use headwater_sync::encode::Encoder;
@@ -36,17 +36,16 @@ pub(crate) fn lines(config: &Config, max_bytes: u64) -> Vec<(&'static str, Strin
 }
 
 fn listens(listener: &Listener) -> String {
-    let kind = match &listener.kind {
-        ListenerKind::Mqtt => "mqtt",
-        ListenerKind::Mqtts(_) => "mqtts",
-    };
     let who = match (listener.kind.requires_certificate(), listener.anonymous) {
         (true, true) => "clients with a certificate",
         (true, false) => "users with a certificate",
         (false, true) => "everybody",
         (false, false) => "users",
     };
-    format!("{kind} on {}, to {who}", listener.bind)
+    let kind = listener.kind.name();
+    let path = listener.kind.websocket().map(|websocket| websocket.path.as_str()).unwrap_or_default();
+    let proxy = if listener.proxy_protocol { ", behind a proxy" } else { "" };
+    format!("{kind} on {}{path}, to {who}{proxy}", listener.bind)
 }
 
 /// The lines as text, in two columns.
