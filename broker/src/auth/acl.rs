@@ -212,6 +212,21 @@ fn plain(name: &str) -> Result<&str, UnsafeName> {
 }
 
 impl Access {
+    /// Just what these filters say, with `%u` and `%c` for the client's names.
+    ///
+    /// # Errors
+    /// A filter that is none, or see [`UnsafeName`].
+    pub fn of(write: &[String], read: &[String], username: &str, client_id: &str) -> Result<Access, UnsafeName> {
+        let rule = |right: Right, text: &String| {
+            let text = filled(text, Some(username), client_id)?.unwrap_or_default();
+            Ok(Rule { right, filter: TopicFilter::new(text).map_err(|_| UnsafeName)? })
+        };
+        let writes = Right { allow: true, read: false, write: true };
+        let reads = Right { allow: true, read: true, write: false };
+        let patterns = write.iter().map(|text| rule(writes, text)).chain(read.iter().map(|text| rule(reads, text)));
+        Ok(Access { rules: Arc::default(), patterns: patterns.collect::<Result<_, UnsafeName>>()? })
+    }
+
     /// Whether the client may do this with the topic.
     #[must_use]
     pub fn may(&self, what: Use, topic: &TopicName) -> bool {

@@ -155,11 +155,35 @@ pub(crate) struct RawAuth {
     pub(crate) password_file: Key<Option<String>>,
     pub(crate) acl_file: Key<Option<String>>,
     pub(crate) max_waiting: Key<u32>,
+    pub(crate) jwt: RawJwt,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawJwt {
+    pub(crate) key_file: Key<Option<String>>,
+    pub(crate) issuer: Key<Option<String>>,
+    pub(crate) audience: Key<Option<String>>,
+    pub(crate) leeway: Key<Span>,
+    pub(crate) without_clock: Key<bool>,
+}
+
+impl Default for RawJwt {
+    fn default() -> Self {
+        Self {
+            key_file: None.into(),
+            issuer: None.into(),
+            audience: None.into(),
+            leeway: Span::ms(60_000).into(),
+            without_clock: false.into(),
+        }
+    }
 }
 
 impl Default for RawAuth {
     fn default() -> Self {
-        Self { password_file: None.into(), acl_file: None.into(), max_waiting: 100.into() }
+        Self { password_file: None.into(), acl_file: None.into(), max_waiting: 100.into(), jwt: RawJwt::default() }
     }
 }
 
@@ -380,6 +404,7 @@ pub(crate) fn keys_at(section: &str) -> &'static [&'static str] {
         "http" => keys_of::<RawHttp>(),
         "mqtt" => keys_of::<RawMqtt>(),
         "auth" => keys_of::<RawAuth>(),
+        "auth.jwt" => keys_of::<RawJwt>(),
         "listener" => keys_of::<RawListener>(),
         "listener.tls" => keys_of::<RawListenerTls>(),
         "stream" => keys_of::<RawStream>(),

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors};
 use super::key::Key;
-use super::raw::{self, RawAck, RawAuth, RawCompression, RawFile, RawMqtt};
+use super::raw::{self, RawAck, RawAuth, RawCompression, RawFile, RawJwt, RawMqtt};
 use super::size::{GIB, KIB, MIB, Size};
 use super::span::Span;
 use super::tree::{NodeId, Override, Tree};
 use super::{Auth, Bind, Config, Disk, Durability, Gateway, Http, Listener, Mqtt};
 use super::{listeners, streams, uplinks};
 use crate::auth::AuthFiles;
+use crate::auth::jwt::JwtConfig;
 use crate::log::{AckPolicy, BlockCodec};
 
 /// G2's smallest budget: below it the staging log, the reserve and a few epochs do not fit.
@@ -104,8 +105,12 @@ impl Check<'_> {
 
 fn resolve(raw: &RawFile, host_name: &str, check: &mut Check<'_>) -> Config {
     let auth = auth(&raw.auth, check);
-    let listeners =
-        listeners::resolve(&raw.listener, auth.files.password_file.is_some(), raw.mqtt.max_connections.value, check);
+    let listeners = listeners::resolve(
+        &raw.listener,
+        auth.files.password_file.is_some() || auth.files.jwt.is_some(),
+        raw.mqtt.max_connections.value,
+        check,
+    );
     let http = http(raw, &listeners, check);
     let streams = streams::resolve(&raw.stream, check);
     let uplinks = uplinks::resolve(&raw.uplink, &streams, check);
@@ -123,6 +128,34 @@ fn resolve(raw: &RawFile, host_name: &str, check: &mut Check<'_>) -> Config {
         streams,
         uplinks,
     }
+}
+
+/// `None`: there are no tokens, or what is wrong was noted.
+fn jwt(raw: &RawJwt, check: &mut Check<'_>) -> Option<JwtConfig> {
+    let given = |key: &Key<Option<String>>| key.value.clone().filter(|value| !value.is_empty());
+    let leeway = check.time(&raw.leeway, Span::ms(0), Span::ms(3_600_000));
+    let (key_file, issuer, audience) = (given(&raw.key_file), given(&raw.issuer), given(&raw.audience));
+    if key_file.is_none() && issuer.is_none() && audience.is_none() {
+        return None;
+    }
+    for (key, value, name) in [
+        (&raw.key_file, &key_file, "key_file"),
+        (&raw.issuer, &issuer, "issuer"),
+        (&raw.audience, &audience, "audience"),
+    ] {
+        let node = key.node.or(raw.key_file.node).or(raw.issuer.node).or(raw.audience.node);
+        if value.is_none() {
+            check
+                .error(node, format!("missing key `auth.jwt.{name}`: tokens need `key_file`, `issuer` and `audience`"));
+        }
+    }
+    Some(JwtConfig {
+        key_file: key_file?.into(),
+        issuer: issuer?,
+        audience: audience?,
+        leeway,
+        without_clock: raw.without_clock.value,
+    })
 }
 
 fn gateway_id(key: &Key<Option<String>>, host_name: &str, mirrored: bool, check: &mut Check<'_>) -> String {
@@ -197,7 +230,8 @@ fn auth(raw: &RawAuth, check: &mut Check<'_>) -> Auth {
         check.demand(key, named, |_| "expected the path of a file, found \"\"".to_owned());
         key.value.as_ref().map(PathBuf::from)
     };
-    let files = AuthFiles { password_file: file(&raw.password_file), acl_file: file(&raw.acl_file) };
+    let (password_file, acl_file) = (file(&raw.password_file), file(&raw.acl_file));
+    let files = AuthFiles { password_file, acl_file, jwt: jwt(&raw.jwt, check) };
     Auth { files, max_waiting: check.positive(&raw.max_waiting) }
 }
 
@@ -427,6 +461,15 @@ mod tests {
             ),
             ("[[stream]]\nname = \"m\"\ntopics = [\"a/b#\"]", "has a misplaced wildcard"),
             ("[[stream]]\nname = \"m\"", "missing key `topics`"),
+            ("[auth.jwt]\nkey_file = \"k\"\nissuer = \"i\"", "missing key `auth.jwt.audience`"),
+            ("[[listener]]\nbind = \"unix:relative\"", "an absolute path below 108 bytes"),
+            ("[[listener]]\nbind = \"unix:/x\"\nsocket_mode = \"rw\"", "expected rights in octal digits"),
+            ("[[listener]]\nbind = \"unix:/x\"\nproxy_protocol = true\nanonymous = true", "not for Unix sockets"),
+            ("[[listener]]\nproxy_protocol = true", "can be reached from the network"),
+            ("[[listener]]\nkind = \"ws\"\npath = \"mqtt\"", "expected a path such as"),
+            ("[[listener]]\norigins = [\"*\"]", "is for listeners of kind \"ws\""),
+            ("[[listener]]\nkind = \"wss\"", "needs `tls.cert_file` and `tls.key_file`"),
+            ("[[listener]]\nmax_connections = 0", "expected at least 1, found 0"),
             ("[gateway]\nid = \"a.b\"", "gateway.id: expected 1 to 64 printable characters"),
             (
                 "[[listener]]\nbind = \"127.0.0.1:9\"\n[[listener]]\nbind = \"127.0.0.1:9\"",

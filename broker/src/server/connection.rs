@@ -181,6 +181,10 @@ impl Connection {
             self.abandon();
             self.session.close(ReasonCode::NotAuthorized, "the user is not known any more, or has another password");
         }
+        if self.link.expires.is_some_and(|at| at <= now) {
+            self.abandon();
+            self.session.close(ReasonCode::NotAuthorized, "the token has expired");
+        }
         if self.session.waits_for().is_some()
             || self.exact_after.is_some()
             || self.feed.is_catching_up()
@@ -486,7 +490,10 @@ impl Connection {
             Some(Blocked::Full(at)) => Some(at),
             Some(Blocked::Room) | None => None,
         };
-        let Some(at) = [self.session.next_timeout(), full, self.save_at, self.rest_at].into_iter().flatten().min()
+        let Some(at) = [self.session.next_timeout(), full, self.save_at, self.rest_at, self.link.expires]
+            .into_iter()
+            .flatten()
+            .min()
         else {
             self.timer_at = None;
             return;

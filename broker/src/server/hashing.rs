@@ -86,6 +86,11 @@ impl Hashing {
         Ok(hashed.await.unwrap_or(Verdict::Wrong { first: true }))
     }
 
+    /// Something that needs no hash was wrong in place of a password. `true`: the first of late from this address.
+    pub(super) fn failed(&self, peer: Peer) -> bool {
+        self.lock().failed(self.clock.monotonic(), peer.origin())
+    }
+
     /// How many clients wait.
     pub(super) fn waiting(&self) -> usize {
         self.lock().waiting()

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::admission::{Admission, AdmissionLimits};
-use super::authorize::Identity;
+use super::authorize::{Identity, Proof};
 use super::episode::Episodes;
 use super::handshake::Agreed;
 use super::hashing::Hashing;
@@ -28,7 +28,12 @@ pub(super) struct Link {
     pub(super) peer: Peer,
     /// `None`: anonymous.
     username: Option<Box<str>>,
+    /// It need not be in a password file.
     certified: bool,
+    /// Its rights are not those of the files.
+    own_rights: bool,
+    /// The connection ends then: its token is over.
+    pub(super) expires: Option<Monotonic>,
     /// Look into your outbox, and at the flags here.
     pub(super) wake: Notify,
     /// Another connection wants the session.
@@ -45,7 +50,12 @@ impl Link {
         Arc::new(Self {
             peer,
             username: identity.username.as_deref().map(Into::into),
-            certified: identity.certified,
+            certified: matches!(identity.proof, Proof::Certificate | Proof::Token { .. }),
+            own_rights: matches!(identity.proof, Proof::Token { grants: Some(_), .. }),
+            expires: match identity.proof {
+                Proof::Token { expires, .. } => expires,
+                Proof::Anonymous | Proof::Password | Proof::Certificate => None,
+            },
             revoked: AtomicBool::new(false),
             wake: Notify::new(),
             taken_over: AtomicBool::new(false),
@@ -144,6 +154,9 @@ impl Hub {
                 (Some(name), Some(users)) => users.keeps(name, old.users()),
                 (Some(_), None) => false,
             };
+            if link.own_rights {
+                continue;
+            }
             match auth.access(link.username.as_deref(), &client_id) {
                 Ok(access) if known => router.set_access(key, access),
                 _ => revoked.push(Arc::clone(link)),
