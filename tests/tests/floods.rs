@@ -202,7 +202,7 @@ async fn thousands_of_connects_a_second_leave_room_for_the_others() {
         done.expect("the flood itself does not fail");
     }
     let rate = 20_000.0 / begun.elapsed().as_secs_f64();
-    println!("{rate:.0} connects per second");
+    eprintln!("{rate:.0} connects per second");
     assert_bounded(&broker, before).await;
     witness.end().await;
     until(PATIENCE, "the flood to be forgotten", || async {

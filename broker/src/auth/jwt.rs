@@ -271,7 +271,7 @@ impl Jwt {
             return Err(JwtError::Malformed);
         }
         let remaining = self.remaining(&claims, now)?;
-        Ok(Token { subject: claims.sub, remaining, grants: claims.acl.map(grants) })
+        Ok(Token { subject: claims.sub, remaining, grants: claims.acl.as_ref().map(grants) })
     }
 
     fn remaining(&self, claims: &Claims, now: WallTime) -> Result<Option<Duration>, JwtError> {
@@ -293,7 +293,7 @@ impl Jwt {
     }
 }
 
-fn grants(acl: Acl) -> Grants {
+fn grants(acl: &Acl) -> Grants {
     let pattern = |text: &String| text.replace("${username}", "%u").replace("${clientid}", "%c");
     Grants {
         write: acl.write.iter().chain(&acl.all).map(pattern).collect(),

@@ -416,13 +416,10 @@ mod tests {
 
     #[test]
     fn what_this_version_cannot_do_is_said_so() {
-        for text in [
-            "[[uplink]]\nname = \"a\"\nkind = \"leaf\"\nservers = [\"nats://h\"]\nmirror = [{stream = \"default\", into = \"X\"}]",
-        ] {
-            let found = errors(text);
-            assert_eq!(found.len(), 1, "{found:#?}");
-            assert!(found[0].contains("not supported in this version"), "{found:#?}");
-        }
+        let text = "[[uplink]]\nname = \"a\"\nkind = \"leaf\"\nservers = [\"nats://h\"]\nmirror = [{stream = \"default\", into = \"X\"}]";
+        let found = errors(text);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].contains("not supported in this version"), "{found:#?}");
     }
 
     #[test]

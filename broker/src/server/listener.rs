@@ -101,6 +101,8 @@ impl Drop for Silence {
 /// Accepts until the shutdown, and joins the connections it made.
 pub(super) async fn accept(hub: Arc<Hub>, listener: Listening, gate: Arc<Gate>, mut shutdown: Shutdown) {
     let mut connections = JoinSet::new();
+    // In an episode of failures, which is logged once.
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -112,11 +114,14 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: Listening, gate: Arc<Gate>, 
             Ok(accepted) => accepted,
             Err(error) => {
                 hub.counters.accept_errors.fetch_add(1, Relaxed);
-                tracing::warn!(%error, "a connection could not be accepted");
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "connections cannot be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        failing = false;
         let Some(opening) = admit(&hub, socket, peer, &gate, &shutdown) else { continue };
         connections.spawn(async move {
             if let Some((connection, place)) = opening.await {

@@ -81,8 +81,8 @@ mod tests {
             }
             for (first, from) in taken.iter().enumerate() {
                 for (last, to) in taken.iter().enumerate().skip(first) {
-                    let allowed = u64::from(per_second) * (to.since(*from) + HOLDS).as_millis() as u64 / 1000 + 1;
-                    prop_assert!((last - first) as u64 <= allowed);
+                    let allowed = u128::from(per_second) * (to.since(*from) + HOLDS).as_millis() / 1000 + 1;
+                    prop_assert!((last - first) as u128 <= allowed);
                 }
             }
         }

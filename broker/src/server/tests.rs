@@ -1,6 +1,7 @@
 //! The server over real sockets and a real log. Clauses are of MQTT 5.0.
 
 mod limits;
+mod memory;
 mod tokens;
 
 use std::path::Path;

@@ -130,12 +130,23 @@ impl Wire {
         version: Option<Version>,
         max_packet_bytes: u32,
     ) -> Result<Option<Packet>, DecodeError> {
-        codec::decode(&mut self.input, version, max_packet_bytes)
+        let decoded = codec::decode(&mut self.input, version, max_packet_bytes);
+        if !self.ready {
+            // What was read before the socket had nothing more: no further read will find out that the buffer is empty.
+            self.release();
+        }
+        decoded
     }
 
     /// The version that a CONNECT which was refused asked for.
     pub(super) fn connect_version(&self) -> Option<Version> {
         codec::connect_version(&self.input)
+    }
+
+    /// Bytes of room for reading and writing.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.input.capacity() + self.output.capacity()
     }
 
     /// The socket said that it has something to read.

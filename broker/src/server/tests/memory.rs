@@ -1,0 +1,26 @@
+//! What an idle client holds.
+
+use super::*;
+
+/// A client that is idle holds none of the room that a read needs, also where one read brought CONNECT and everything behind it.
+#[tokio::test]
+async fn a_client_whose_packets_came_together_holds_no_read_buffer() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let mut client = TcpStream::connect(listener.local_addr().expect("it is bound")).await.expect("it listens");
+    let (socket, _) = listener.accept().await.expect("it was connected");
+    let mut wire = wire::Wire::new(socket::Socket::Tcp(socket), None, None);
+    let mut bytes = BytesMut::new();
+    codec::encode(&Packet::Connect(Box::new(connect("c", Version::V5, true))), Version::V5, &mut bytes)
+        .expect("proper");
+    codec::encode(&Packet::PingReq, Version::V5, &mut bytes).expect("proper");
+    client.write_all(&bytes).await.expect("it is read");
+    let counters = stats::Counters::default();
+    wire.ready().await.expect("it is connected");
+    assert_eq!(wire.read(&counters).expect("bytes"), wire::Read::Some);
+    assert!(matches!(wire.decode(None, 1_000), Ok(Some(Packet::Connect(_)))));
+    // The connection begins with another read, before it looks at what it has.
+    assert_eq!(wire.read(&counters).expect("nothing more"), wire::Read::None);
+    assert!(matches!(wire.decode(Some(Version::V5), 1_000), Ok(Some(Packet::PingReq))));
+    assert!(matches!(wire.decode(Some(Version::V5), 1_000), Ok(None)));
+    assert_eq!(wire.held(), 0);
+}
