@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::feed::Feed;
 use super::hub::{Hub, Link};
+use super::listener::Place;
 use super::wire::{Read, Wire};
 use super::{Phase, Shutdown};
 use crate::clock::Monotonic;
@@ -51,6 +52,8 @@ pub(super) enum Blocked {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) hub: Arc<Hub>,
+    /// Given back at the end.
+    _place: Place,
     pub(super) wire: Wire,
     pub(super) session: Session,
     pub(super) key: SessionKey,
@@ -93,13 +96,14 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(
-        hub: Arc<Hub>,
+        place: Place,
         wire: Wire,
         link: Arc<Link>,
         agreed: Negotiated,
         attached: Attached,
         shutdown: Shutdown,
     ) -> Self {
+        let hub = Arc::clone(&place.hub);
         let now = hub.now();
         let session = Session::new(now, &agreed, &hub.limits, attached.state, attached.present);
         let durable = hub.log.durable();
@@ -132,6 +136,7 @@ impl Connection {
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             timer_at: None,
             shutdown,
+            _place: place,
             hub,
         }
     }

@@ -30,7 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Gate {
     /// Its place in the configuration.
-    pub(super) index: usize,
+    pub(super) index: u32,
     /// Clients without a user name.
     pub(super) anonymous: bool,
     pub(super) tls: Option<Arc<tls::Acceptor>>,
@@ -46,14 +46,14 @@ pub(super) struct Gate {
 /// The place of a connection, given back however its task ends.
 #[derive(Debug)]
 pub(super) struct Place {
-    hub: Arc<Hub>,
-    listener: usize,
+    pub(super) hub: Arc<Hub>,
+    listener: u32,
     /// Counted for it.
     origin: Option<Origin>,
 }
 
 impl Place {
-    fn new(hub: &Arc<Hub>, listener: usize) -> Place {
+    fn new(hub: &Arc<Hub>, listener: u32) -> Place {
         hub.counters.connections.fetch_add(1, Relaxed);
         Place { hub: Arc::clone(hub), listener, origin: None }
     }
@@ -73,7 +73,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.hub.admission().leave(self.hub.now(), self.listener, self.origin);
+        self.hub.admission().leave(self.hub.now(), self.listener as usize, self.origin);
         self.hub.counters.connections.fetch_sub(1, Relaxed);
     }
 }
@@ -124,9 +124,8 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: Listening, gate: Arc<Gate>, 
         failing = false;
         let Some(opening) = admit(&hub, socket, peer, &gate, &shutdown) else { continue };
         connections.spawn(async move {
-            if let Some((connection, place)) = opening.await {
+            if let Some(connection) = opening.await {
                 connection.run().await;
-                drop(place);
             }
         });
     }
@@ -135,11 +134,11 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: Listening, gate: Arc<Gate>, 
 }
 
 /// What is needed once is boxed and gone before the client is idle: a task is as large as its largest moment.
-type Opening = std::pin::Pin<Box<dyn Future<Output = Option<(Box<Connection>, Place)>> + Send>>;
+type Opening = std::pin::Pin<Box<dyn Future<Output = Option<Box<Connection>>> + Send>>;
 
 fn admit(hub: &Arc<Hub>, socket: Socket, mut peer: Peer, gate: &Arc<Gate>, shutdown: &Shutdown) -> Option<Opening> {
     let (handle, displaced) = oneshot::channel();
-    let entered = hub.admission().enter(hub.now(), gate.index, handle);
+    let entered = hub.admission().enter(hub.now(), gate.index as usize, handle);
     let entered = entered.map_err(|why| hub.refuse(why, peer)).ok()?;
     let silence = Silence { hub: Arc::clone(hub), id: entered.id };
     if let Some(other) = entered.displaced {
@@ -164,7 +163,7 @@ fn admit(hub: &Arc<Hub>, socket: Socket, mut peer: Peer, gate: &Arc<Gate>, shutd
                 if let Some(will) = attached.will.take() {
                     hub.publish_will(&will).await;
                 }
-                Some((Box::new(Connection::new(hub, wire, link, agreed, attached, shutdown)), place))
+                Some(Box::new(Connection::new(place, wire, link, agreed, attached, shutdown)))
             }
             Err(refused) => {
                 hub.refuse(refused, peer);
@@ -190,7 +189,7 @@ async fn open(
     })?;
     let opened = async {
         if gate.proxy_protocol {
-            *peer = handshake::proxied(&socket, *peer).await?;
+            *peer = Box::pin(handshake::proxied(&socket, *peer)).await?;
             place.comes_from(*peer)?;
         }
         let mut wire = Wire::new(socket, tls, gate.websocket.clone().map(WebSocket::new));
@@ -205,8 +204,9 @@ async fn open(
         return Err(Refused::Displaced);
     }
     let version = connect.version;
+    // Boxed, as those who say nothing have no use for its room.
     let certified = wire.certified();
-    let decided = timeout(gate.connect_timeout, decide(hub, connect, peer, gate.anonymous, certified)).await;
+    let decided = timeout(gate.connect_timeout, Box::pin(decide(hub, connect, peer, gate.anonymous, certified))).await;
     match decided.unwrap_or(Err((ReasonCode::ServerBusy, Refused::Busy))) {
         Ok((link, agreed, attached)) => Ok((wire, link, agreed, attached)),
         Err((reason, refused)) => {

@@ -166,7 +166,7 @@ impl Broker {
         let mut listeners = Vec::new();
         let mut binds = Vec::new();
         let mut acceptors = Vec::new();
-        for (index, listener) in config.listeners.iter().enumerate() {
+        for (index, listener) in (0..).zip(&config.listeners) {
             let failed = |error| StartError::Bind { addr: listener.bind.clone(), error };
             let bound = Listening::bind(&listener.bind).await.map_err(failed)?;
             binds.push(bound.bound(&listener.bind).map_err(failed)?);
