@@ -26,6 +26,10 @@ use crate::router::{Attached, Leaving, Progress, Publisher, SessionKey, Stop};
 /// Messages of one batch: what one read can bring of small ones.
 const BATCH_MSGS: usize = 256;
 
+/// Packets of one client after which others get their turn. A read brings thousands of the smallest, and a client that sends nothing else
+/// would keep a processor for a hundred reads on end.
+const PACKETS_OF_ONE_TURN: u32 = 1024;
+
 /// How often a message that a full `discard = "new"` stream refused is tried again for a client that cannot be told.
 const FULL_RETRY: Duration = Duration::from_millis(250);
 
@@ -86,6 +90,8 @@ pub(super) struct Connection {
     pub(super) exact_after: Option<(Ticket, usize)>,
     /// So many of the next packets are on disk as far as they must be.
     pub(super) exact: usize,
+    /// Packets since others had their turn.
+    handled: u32,
     /// When to look whether the client has become idle.
     rest_at: Option<Monotonic>,
     answers: Vec<Answer>,
@@ -131,6 +137,7 @@ impl Connection {
             save_at: None,
             exact_after: None,
             exact: 0,
+            handled: 0,
             rest_at: None,
             answers: Vec::new(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -157,6 +164,10 @@ impl Connection {
                 continue;
             }
             self.wait(more).await;
+            if self.handled >= PACKETS_OF_ONE_TURN {
+                self.handled = 0;
+                tokio::task::yield_now().await;
+            }
         }
         // Boxed, as an idle connection has no use for the room that its end takes.
         Box::pin(self.end()).await;
@@ -217,7 +228,10 @@ impl Connection {
         }
         while self.may_read() {
             match self.wire.decode(Some(self.session.version()), self.hub.limits.max_packet_bytes) {
-                Ok(Some(packet)) => self.session.handle_packet(now, packet),
+                Ok(Some(packet)) => {
+                    self.handled += 1;
+                    self.session.handle_packet(now, packet);
+                }
                 Ok(None) => break,
                 Err(error) => self.session.close(error.reason, error.detail),
             }
