@@ -181,20 +181,22 @@ impl Router {
         if let Some(stream) = self.streams.find(topic) {
             return Plan { stream: Some(stream), alone: publish.retain };
         }
-        let needed = publish.qos > QoS::AtMostOnce && {
-            self.match_topic(topic, publisher);
-            let cost = 256 + topic.as_bytes().len() + publish.payload.len();
-            let matched = std::mem::take(&mut self.scratch.matched);
-            let needed = matched.iter().any(|m| {
-                let Some(slot) = self.slot(m.key) else { return false };
-                m.qos > QoS::AtMostOnce
-                    && !m.only_own
-                    && (slot.expiry.persists()
-                        || slot.outbox().is_some_and(|o| !o.is_live() || !o.has_room(cost, self.limits.queue)))
-            });
-            self.scratch.matched = matched;
-            needed
-        };
+        let shared = publish.qos > QoS::AtMostOnce && self.shares.store(topic);
+        let needed = shared
+            || publish.qos > QoS::AtMostOnce && {
+                self.match_topic(topic, publisher);
+                let cost = 256 + topic.as_bytes().len() + publish.payload.len();
+                let matched = std::mem::take(&mut self.scratch.matched);
+                let needed = matched.iter().any(|m| {
+                    let Some(slot) = self.slot(m.key) else { return false };
+                    m.qos > QoS::AtMostOnce
+                        && !m.only_own
+                        && (slot.expiry.persists()
+                            || slot.outbox().is_some_and(|o| !o.is_live() || !o.has_room(cost, self.limits.queue)))
+                });
+                self.scratch.matched = matched;
+                needed
+            };
         Plan { stream: needed.then(|| self.streams.internal()), alone: true }
     }
 
@@ -365,9 +367,10 @@ impl Router {
             // Replaces the one before [MQTT-3.3.1-5].
             self.retained.set(message(), origin);
         }
+        let shared_out = self.fan_out_shared(topic, publish.qos, place, &mut message);
         self.match_topic(topic, publisher);
         let mut matched = std::mem::take(&mut self.scratch.matched);
-        let any = matched.iter().any(|m| !m.only_own);
+        let any = shared_out || matched.iter().any(|m| !m.only_own);
         for m in matched.drain(..) {
             let Some(slot) = self.slots.get_mut(m.key.0 as usize).and_then(Option::as_mut) else { continue };
             if !slot.may(Use::Read, topic) {
@@ -389,6 +392,7 @@ impl Router {
                 retain: m.retain_as_published && publish.retain,
                 subscription_ids: m.ids,
                 origin,
+                share: None,
             };
             let qos = delivery.qos;
             let was_live = online.outbox.is_live();

@@ -78,7 +78,8 @@ pub(super) async fn handshake(
 }
 
 fn agree(hub: &Hub, connect: Connect, identity: Identity) -> Result<Agreed, ReasonCode> {
-    let negotiated = negotiate(connect, &hub.limits, assigned_client_id)?;
+    let mut negotiated = negotiate(connect, &hub.limits, assigned_client_id)?;
+    negotiated.user = identity.username.as_deref().map(Arc::from);
     let access = rights(&identity, &negotiated.client_id, negotiated.will.as_ref())?;
     Ok(Agreed { negotiated, identity, access })
 }

@@ -10,6 +10,7 @@ mod feed;
 mod handshake;
 mod hub;
 mod outgoing;
+mod shares;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -199,6 +200,7 @@ impl Broker {
                 shutdown.clone(),
             ));
         }
+        tasks.spawn(shares::serve(Arc::clone(&hub), shutdown.clone()));
         tasks.spawn(keep_time(Arc::clone(&hub), shutdown));
         Ok(Broker { hub, addrs, acceptors, restored, phase, tasks })
     }

@@ -3,6 +3,7 @@
 mod live_switch;
 mod publish;
 mod sessions;
+mod shared;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -137,6 +138,7 @@ pub(super) fn agreed(client_id: &str, expiry: u32, clean_start: bool) -> Negotia
     Negotiated {
         version: Version::V5,
         client_id: client_id.to_owned(),
+        user: None,
         assigned: false,
         clean_start,
         keep_alive: 0,
