@@ -5,7 +5,7 @@
 //! sequences. It never waits: an append that finds no room has changed nothing, and is tried again by the connection.
 //!
 //! Its files: [`streams`](Streams) which stream captures a topic; `publish` the way of a message; `sessions` who is there and what
-//! outlives a connection; `subscribe`; `shared` subscriptions; `outbox` the queue of a connected client, with the argument why nothing is lost between
+//! outlives a connection; `subscribe`; `shared` subscriptions; `sys` figures; `outbox` the queue of a connected client, with the argument why nothing is lost between
 //! queue and log; `catch_up` the reader that a slow or returning client becomes; `retained`; `record` and `tables` what is on
 //! disk; `restore` how it comes back.
 
@@ -20,6 +20,7 @@ mod shared;
 mod streams;
 mod subscribe;
 mod subscriptions;
+mod sys;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ use publish::Scratch;
 use retained::RetainedIndex;
 use sessions::Slot;
 use shared::Shares;
+use sys::SysSubscribers;
 use trie::SubscriptionTrie;
 
 /// Where the router appends to. The log; in tests, a list.
@@ -82,6 +84,8 @@ pub struct RouterLimits {
     pub max_retained_msgs: usize,
     /// Bytes of retained messages.
     pub max_retained_bytes: u64,
+    /// There are figures below `$SYS`.
+    pub sys: bool,
 }
 
 /// What the trie keeps for a subscription.
@@ -141,6 +145,7 @@ pub struct Router {
     retained: RetainedIndex,
     trie: SubscriptionTrie<SessionKey, Wants>,
     shares: Shares,
+    sys: SysSubscribers,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     by_client: HashMap<Arc<str>, SessionKey>,
@@ -150,6 +155,7 @@ pub struct Router {
     published_wills: Vec<SessionKey>,
     subscriptions: usize,
     online: usize,
+    max_online: usize,
     /// Session expiry and delayed wills.
     timers: BTreeSet<(Monotonic, SessionKey)>,
     /// Keys to delete from tables, of sessions that ended; at most a few per session.
@@ -182,6 +188,7 @@ impl Router {
             retained: RetainedIndex::new(limits.max_retained_msgs, limits.max_retained_bytes),
             trie: SubscriptionTrie::new(),
             shares: Shares::default(),
+            sys: SysSubscribers::default(),
             slots: Vec::new(),
             free: Vec::new(),
             by_client: HashMap::new(),
@@ -189,6 +196,7 @@ impl Router {
             published_wills: Vec::new(),
             subscriptions: 0,
             online: 0,
+            max_online: 0,
             timers: BTreeSet::new(),
             deletes: Vec::new(),
             woken: Vec::new(),
@@ -255,6 +263,12 @@ impl Router {
     #[must_use]
     pub fn sizes(&self) -> (usize, usize, usize) {
         (self.by_client.len(), self.online, self.subscriptions)
+    }
+
+    /// Most sessions that were connected at once.
+    #[must_use]
+    pub fn max_online(&self) -> usize {
+        self.max_online
     }
 
     /// Sessions: handle, client id, subscriptions, and for connected ones the length of the queue.

@@ -8,6 +8,7 @@ use super::outbox::Pushed;
 use super::record::{self, RetainedRecord, StampRecord};
 use super::sessions::Link;
 use super::streams::StreamIndex;
+use super::sys::is_sys;
 use super::tables::{self, RECEIVED, RETAINED};
 use super::{Router, SessionKey, Store};
 use crate::auth::acl::Use;
@@ -32,6 +33,8 @@ pub enum Publisher {
     Client(SessionKey, Version),
     /// The broker, for a client that is gone: a will.
     Will,
+    /// The broker, about itself.
+    Broker,
 }
 
 /// How far a batch came.
@@ -156,7 +159,7 @@ impl Router {
                     done = end;
                 }
                 Err(AppendError::Full { stream, limit }) => {
-                    let told = matches!(publisher, Publisher::Client(_, Version::V5) | Publisher::Will);
+                    let told = !matches!(publisher, Publisher::Client(_, Version::V31 | Version::V311));
                     if first.qos > QoS::AtMostOnce && !told {
                         return Routed { done, stopped: Some(Stop::Full { stream, limit }), denied };
                     }
@@ -172,8 +175,10 @@ impl Router {
     /// Wills were looked at when their clients connected and left.
     fn may_write(&self, publisher: Publisher, topic: &TopicName) -> bool {
         match publisher {
+            // What is said about the broker is said by the broker.
+            Publisher::Client(..) | Publisher::Will if is_sys(topic.levels().next()) => false,
             Publisher::Client(key, _) => self.slot(key).is_none_or(|slot| slot.may(Use::Write, topic)),
-            Publisher::Will => true,
+            Publisher::Will | Publisher::Broker => true,
         }
     }
 
@@ -258,7 +263,7 @@ impl Router {
             Publisher::Client(key, _) => {
                 self.slot(key).filter(|s| s.expiry.persists()).map(|s| Arc::clone(&s.client_id))
             }
-            Publisher::Will => None,
+            Publisher::Will | Publisher::Broker => None,
         };
         if stream.is_none() && !retain && (remembered.is_none() || group[0].qos < QoS::ExactlyOnce) {
             return Ok((Ticket(0), None));
@@ -332,7 +337,7 @@ impl Router {
     }
 
     /// Gives a message to everybody whom it is for. `true` if there was anybody.
-    fn fan_out(
+    pub(super) fn fan_out(
         &mut self,
         now: Monotonic,
         publish: &Publish,

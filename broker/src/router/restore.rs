@@ -14,6 +14,7 @@ use super::retained::Replay;
 use super::sessions::{Link, Offline, Slot, Subscription};
 use super::streams::Positions;
 use super::subscriptions::Subscriptions;
+use super::sys::is_sys;
 use super::tables::{self, OWNERS, PROGRESS, RECEIVED, RETAINED, SESSIONS, SHARES, WILLS};
 use super::{Router, Wants};
 use crate::clock::Monotonic;
@@ -276,6 +277,9 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
         router.by_client.insert(client_id, key);
         router.subscriptions += filters.len();
         for (filter, options, id) in filters {
+            if router.limits.sys && is_sys(filter.levels().next()) {
+                router.sys.add();
+            }
             if filter.is_shared() {
                 let share = router.shares.join(&filter, key, options, id);
                 for origin in &begun {

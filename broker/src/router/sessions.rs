@@ -203,6 +203,7 @@ impl Router {
         self.set_owner(key, agreed);
         self.by_client.insert(client_id, key);
         self.online += 1;
+        self.max_online = self.max_online.max(self.online);
         Ok(Attached { key, present: false, state: SessionState::default(), catch_up: None, replays: Vec::new(), will })
     }
 
@@ -262,6 +263,7 @@ impl Router {
             self.timers.remove(&(at, key));
         }
         self.online += 1;
+        self.max_online = self.max_online.max(self.online);
         Some(Attached { key, present: true, state, catch_up, replays, will: None })
     }
 
@@ -344,6 +346,7 @@ impl Router {
         let owned = self.owners.remove(&key).is_some();
         self.subscriptions -= slot.subscriptions.len();
         for filter in slot.subscriptions.filters() {
+            self.sys.remove(filter, key);
             if filter.is_shared() {
                 self.leave_group(filter, key);
             } else {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::catch_up::TAG_COPY;
 use super::retained::Replay;
 use super::sessions::{Link, Subscription};
+use super::sys::is_sys;
 use super::{Router, SessionKey, Store, Wants, record};
 use crate::auth::acl::Use;
 use crate::clock::Monotonic;
@@ -82,12 +83,19 @@ impl Router {
             self.trie.insert(&filter, key, Wants { options, id });
         }
         self.subscriptions += usize::from(is_new);
+        let sys = self.limits.sys && is_sys(filter.levels().next());
+        if sys && is_new {
+            self.sys.add();
+        }
         let send_retained = match options.retain_handling {
             // [MQTT-3.3.1-9, MQTT-3.3.1-10, MQTT-3.3.1-11]
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => is_new,
             RetainHandling::DoNotSend => false,
         };
+        if sys && send_retained && !shared {
+            self.sys.wants_all(&filter, key, id);
+        }
         // Not to shared subscriptions (4.8.2).
         if send_retained && !shared && self.retained.msgs() > 0 {
             // A replay of the same filter that is still running starts over.
@@ -118,6 +126,7 @@ impl Router {
                     return ReasonCode::NoSubscriptionExisted;
                 }
                 self.subscriptions -= 1;
+                self.sys.remove(&filter, key);
                 if filter.is_shared() {
                     self.leave_group(&filter, key);
                 } else {

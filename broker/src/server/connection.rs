@@ -208,7 +208,10 @@ impl Connection {
         }
         while self.may_read() {
             match self.wire.decode(Some(self.session.version()), self.hub.limits.max_packet_bytes) {
-                Ok(Some(packet)) => self.session.handle_packet(now, packet),
+                Ok(Some(packet)) => {
+                    self.hub.counters.packets_in.fetch_add(1, Relaxed);
+                    self.session.handle_packet(now, packet);
+                }
                 Ok(None) => break,
                 Err(error) => self.session.close(error.reason, error.detail),
             }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::authorize::{Identity, authorize, rights};
 use super::hub::Hub;
@@ -34,7 +35,10 @@ pub(super) async fn handshake(
 ) -> Result<Agreed, Refused> {
     let connect = loop {
         match wire.decode(None, hub.limits.max_packet_bytes) {
-            Ok(Some(Packet::Connect(connect))) => break connect,
+            Ok(Some(Packet::Connect(connect))) => {
+                hub.counters.packets_in.fetch_add(1, Relaxed);
+                break connect;
+            }
             // The decoder lets nothing else through without a version [MQTT-3.1.0-1].
             Ok(Some(_)) => return Err(Refused::BadConnect),
             Ok(None) => {}

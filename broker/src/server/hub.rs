@@ -76,6 +76,8 @@ pub(super) struct Hub {
     pub(super) timers_changed: Notify,
     /// Something to do for groups of shared subscriptions.
     pub(super) shares: Notify,
+    /// Somebody subscribed to figures.
+    pub(super) sys: Notify,
 }
 
 impl Hub {
@@ -91,6 +93,7 @@ impl Hub {
             readers: Arc::new(Semaphore::new(READERS)),
             timers_changed: Notify::new(),
             shares: Notify::new(),
+            sys: Notify::new(),
         }
     }
 
@@ -143,6 +146,9 @@ impl Hub {
         let result = call(&mut state.router, &self.log);
         if state.router.take_share_wake() {
             self.shares.notify_one();
+        }
+        if state.router.take_sys_wake() {
+            self.sys.notify_one();
         }
         if !state.router.has_woken() {
             return result;
@@ -273,6 +279,8 @@ impl Hub {
             clients: clients as u64,
             sessions: sessions as u64,
             subscriptions: subscriptions as u64,
+            max_clients: state.router.max_online() as u64,
+            share_groups: state.router.share_groups() as u64,
             retained_msgs: retained_msgs as u64,
             retained_bytes,
             router: *state.router.counters(),

@@ -12,6 +12,7 @@ mod hub;
 mod outgoing;
 mod shares;
 mod stats;
+mod sys;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -156,6 +157,7 @@ impl Broker {
                 },
                 max_retained_msgs: usize_of(mqtt.max_retained_msgs),
                 max_retained_bytes: mqtt.max_retained_bytes,
+                sys: !mqtt.sys_interval.is_zero(),
             },
             streams(config, &log)?,
             log.stamp().boot,
@@ -199,6 +201,9 @@ impl Broker {
                 mqtt.connect_timeout,
                 shutdown.clone(),
             ));
+        }
+        if !mqtt.sys_interval.is_zero() {
+            tasks.spawn(sys::serve(Arc::clone(&hub), mqtt.sys_interval, shutdown.clone()));
         }
         tasks.spawn(shares::serve(Arc::clone(&hub), shutdown.clone()));
         tasks.spawn(keep_time(Arc::clone(&hub), shutdown));

@@ -106,6 +106,7 @@ pub(super) fn limits() -> RouterLimits {
         queue: QueueLimits { max_msgs: 3, max_bytes: 10_000 },
         max_retained_msgs: 3,
         max_retained_bytes: 10_000,
+        sys: true,
     }
 }
 
