@@ -140,8 +140,7 @@ pub(super) fn accept(agreed: &Negotiated, limits: &Limits, session_present: bool
             maximum_packet_size: Some(limits.max_packet_bytes),
             assigned_client_id: agreed.assigned.then(|| agreed.client_id.clone()),
             topic_alias_maximum: Some(TOPIC_ALIAS_MAXIMUM),
-            // What is not said is available (3.2.2.3.13).
-            shared_subscription_available: None,
+            shared_subscription_available: Some(true),
             server_keep_alive: agreed.server_keep_alive,
             ..ConnAckProperties::default()
         },
