@@ -213,3 +213,29 @@ fn passwd_adds_changes_and_deletes_and_spoils_no_file_that_it_does_not_understan
     assert!(refused.code == Some(2) && refused.stderr.contains(":1: expected NAME:HASH"), "{refused:?}");
     assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "not a password file\n");
 }
+
+/// A session is its user's: another one with the same client id takes the connection, and gets neither messages nor subscriptions.
+#[tokio::test]
+async fn a_kept_session_is_not_given_to_another_user() {
+    let gateway = gateway();
+    let mut broker = gateway.start().await;
+    let pump = || Connect::v5("shared-id").user("pump", "p").persistent();
+    let boss = || Connect::v5("shared-id").user("boss", "b").persistent();
+    let (mut device, _) = Device::connect(broker.mqtt(), pump()).await;
+    device.subscribe(&["plant/orders/#"], 1).await;
+    device.disconnect().await;
+    let (mut publisher, _) = Device::connect(broker.mqtt(), Connect::v5("p").user("boss", "b")).await;
+    publisher.publish("plant/orders/1", "for pump", 1, false).await;
+    // Also after a restart.
+    assert!(broker.stop().success());
+    let broker = gateway.start().await;
+    let (mut device, connack) = Device::connect(broker.mqtt(), pump()).await;
+    assert_eq!(connack["session_present"], true, "{connack}");
+    assert_eq!(device.message().await.text(), "for pump");
+    device.disconnect().await;
+    let (mut device, connack) = Device::connect(broker.mqtt(), boss()).await;
+    assert_eq!(connack["session_present"], false, "{connack}");
+    device.disconnect().await;
+    let (_device, connack) = Device::connect(broker.mqtt(), boss()).await;
+    assert_eq!(connack["session_present"], true, "{connack}");
+}

@@ -144,6 +144,8 @@ pub struct Mqtt {
     pub max_retained_msgs: u32,
     /// Bytes of retained messages.
     pub max_retained_bytes: u64,
+    /// How often figures below `$SYS` are published while somebody subscribes to them; 0 = there are none.
+    pub sys_interval: Duration,
     /// Largest keep alive; a larger or absent one is replaced by this on MQTT 5 (Server Keep Alive). 0 = no limit.
     pub max_keep_alive: u16,
 }

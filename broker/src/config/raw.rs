@@ -124,6 +124,7 @@ pub(crate) struct RawMqtt {
     pub(crate) max_queued_bytes: Key<Size>,
     pub(crate) max_retained_msgs: Key<u32>,
     pub(crate) max_retained_bytes: Key<Size>,
+    pub(crate) sys_interval: Key<Span>,
 }
 
 impl Default for RawMqtt {
@@ -144,6 +145,7 @@ impl Default for RawMqtt {
             max_queued_bytes: Size(MIB).into(),
             max_retained_msgs: 10_000.into(),
             max_retained_bytes: Size(16 * MIB).into(),
+            sys_interval: Span::ms(10_000).into(),
         }
     }
 }

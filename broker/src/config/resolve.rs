@@ -265,6 +265,7 @@ fn mqtt(raw: &RawMqtt, check: &mut Check<'_>) -> Mqtt {
         max_queued_bytes,
         max_retained_msgs: raw.max_retained_msgs.value,
         max_retained_bytes: raw.max_retained_bytes.value.0,
+        sys_interval: check.time(&raw.sys_interval, Span::ms(0), Span::ms(86_400_000)),
         max_keep_alive: u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX),
     }
 }

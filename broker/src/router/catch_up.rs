@@ -154,7 +154,8 @@ impl Router {
     pub fn concerns(&self, key: SessionKey, stream: StreamIndex) -> bool {
         let Some(slot) = self.slot(key) else { return false };
         let topics = &self.streams[stream].topics;
-        topics.is_empty() || slot.subscriptions.filters().any(|f| topics.iter().any(|t| t.overlaps(f)))
+        topics.is_empty()
+            || slot.subscriptions.filters().any(|f| !f.is_shared() && topics.iter().any(|t| t.overlaps(f)))
     }
 
     /// A page that skips the stream up to its tail, for a stream that does not [`concern`](Router::concerns) the session.
@@ -194,7 +195,7 @@ impl Router {
         let mut qos = QoS::AtMostOnce;
         let mut retain_as_published = false;
         let mut ids = Vec::new();
-        for (_, subscription) in slot.subscriptions.iter().filter(|(f, _)| f.matches(&topic)) {
+        for (_, subscription) in slot.subscriptions.iter().filter(|(f, _)| !f.is_shared() && f.matches(&topic)) {
             let too_old = subscription.since.as_ref().is_some_and(|since| seq < since[stream]);
             if too_old || (own && subscription.options.no_local) {
                 continue;
@@ -210,7 +211,7 @@ impl Router {
         let origin = Origin { stream: self.streams[stream].id.0, seq: seq.0 };
         let message = self.message_of(stored)?;
         let retain = retain_as_published && message.retain;
-        Some(Delivery { message, qos, retain, subscription_ids: ids, origin: Some(origin) })
+        Some(Delivery { message, qos, retain, subscription_ids: ids, origin: Some(origin), share: None })
     }
 
     /// Whether a message was appended in this run or before it ended in order; one that was not got lost with a crash.

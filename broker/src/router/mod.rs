@@ -5,7 +5,7 @@
 //! sequences. It never waits: an append that finds no room has changed nothing, and is tried again by the connection.
 //!
 //! Its files: [`streams`](Streams) which stream captures a topic; `publish` the way of a message; `sessions` who is there and what
-//! outlives a connection; `subscribe`; `outbox` the queue of a connected client, with the argument why nothing is lost between
+//! outlives a connection; `subscribe`; `shared` subscriptions; `sys` figures; `outbox` the queue of a connected client, with the argument why nothing is lost between
 //! queue and log; `catch_up` the reader that a slow or returning client becomes; `retained`; `record` and `tables` what is on
 //! disk; `restore` how it comes back.
 
@@ -16,9 +16,11 @@ mod record;
 mod restore;
 mod retained;
 mod sessions;
+mod shared;
 mod streams;
 mod subscribe;
 mod subscriptions;
+mod sys;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -33,9 +35,10 @@ pub use publish::{Publisher, Refusal, Routed, Stop};
 pub use restore::{RestoreReport, Restorer};
 pub use retained::Replay;
 pub use sessions::{AttachError, Attached, Detached, Leaving, Progress};
+pub use shared::ShareRead;
 pub use streams::{Capture, Positions, StreamIndex, Streams};
 pub use subscribe::Replayed;
-pub use tables::{PROGRESS, RECEIVED, RETAINED, SESSIONS, SESSIONS_STREAM, internal_streams};
+pub use tables::{OWNERS, PROGRESS, RECEIVED, RETAINED, SESSIONS, SESSIONS_STREAM, SHARES, WILLS, internal_streams};
 
 use crate::clock::Monotonic;
 use crate::log::{AppendError, Appended, Entry, Log, Stamp};
@@ -45,6 +48,8 @@ use outbox::Outbox;
 use publish::Scratch;
 use retained::RetainedIndex;
 use sessions::Slot;
+use shared::Shares;
+use sys::SysSubscribers;
 use trie::SubscriptionTrie;
 
 /// Where the router appends to. The log; in tests, a list.
@@ -79,6 +84,8 @@ pub struct RouterLimits {
     pub max_retained_msgs: usize,
     /// Bytes of retained messages.
     pub max_retained_bytes: u64,
+    /// There are figures below `$SYS`.
+    pub sys: bool,
 }
 
 /// What the trie keeps for a subscription.
@@ -118,8 +125,12 @@ pub struct RouterCounters {
     pub lost_to_retention: u64,
     /// A client's own messages that no local could not hold back.
     pub no_local_overflows: u64,
+    /// Messages of shared subscriptions that went back to their group because the member's connection ended.
+    pub shared_moved: u64,
     /// Records that could not be read or written.
     pub bad_records: u64,
+    /// Kept sessions that ended because another user came with their client id.
+    pub sessions_of_others: u64,
     /// Sessions that ended because their expiry passed.
     pub sessions_expired: u64,
 }
@@ -133,11 +144,18 @@ pub struct Router {
     streams: Streams,
     retained: RetainedIndex,
     trie: SubscriptionTrie<SessionKey, Wants>,
+    shares: Shares,
+    sys: SysSubscribers,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     by_client: HashMap<Arc<str>, SessionKey>,
+    /// Whose a kept session is. Without an entry: of whoever comes with its client id.
+    owners: HashMap<SessionKey, Arc<str>>,
+    /// Sessions whose delayed will was published: their records still have it.
+    published_wills: Vec<SessionKey>,
     subscriptions: usize,
     online: usize,
+    max_online: usize,
     /// Session expiry and delayed wills.
     timers: BTreeSet<(Monotonic, SessionKey)>,
     /// Keys to delete from tables, of sessions that ended; at most a few per session.
@@ -169,11 +187,16 @@ impl Router {
             streams,
             retained: RetainedIndex::new(limits.max_retained_msgs, limits.max_retained_bytes),
             trie: SubscriptionTrie::new(),
+            shares: Shares::default(),
+            sys: SysSubscribers::default(),
             slots: Vec::new(),
             free: Vec::new(),
             by_client: HashMap::new(),
+            owners: HashMap::new(),
+            published_wills: Vec::new(),
             subscriptions: 0,
             online: 0,
+            max_online: 0,
             timers: BTreeSet::new(),
             deletes: Vec::new(),
             woken: Vec::new(),
@@ -240,6 +263,12 @@ impl Router {
     #[must_use]
     pub fn sizes(&self) -> (usize, usize, usize) {
         (self.by_client.len(), self.online, self.subscriptions)
+    }
+
+    /// Most sessions that were connected at once.
+    #[must_use]
+    pub fn max_online(&self) -> usize {
+        self.max_online
     }
 
     /// Sessions: handle, client id, subscriptions, and for connected ones the length of the queue.

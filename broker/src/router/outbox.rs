@@ -27,7 +27,7 @@ use std::collections::VecDeque;
 use super::streams::{Positions, StreamIndex, Streams};
 use crate::log::Seq;
 use crate::mqtt::packet::QoS;
-use crate::mqtt::session::Delivery;
+use crate::mqtt::session::{Delivery, Origin, ShareId};
 
 /// Who delivers what; see the module.
 #[derive(Debug, PartialEq, Eq)]
@@ -213,13 +213,30 @@ impl Outbox {
             (Mode::Lagging { from }, _) => from.clone(),
             (Mode::Live | Mode::CatchingUp { .. }, _) => streams.tails(),
         };
-        for delivery in self.queue.iter().filter(|d| d.qos > QoS::AtMostOnce) {
+        for delivery in self.queue.iter().filter(|d| d.qos > QoS::AtMostOnce && d.share.is_none()) {
             let Some(origin) = delivery.origin else { continue };
             if let Some(stream) = streams.by_id(origin.stream) {
                 positions[stream] = positions[stream].min(Seq(origin.seq));
             }
         }
         positions
+    }
+
+    /// Takes out what is for shared subscriptions.
+    pub(super) fn take_shared(&mut self) -> Vec<Delivery> {
+        let mut taken = Vec::new();
+        if self.queue.iter().any(|d| d.share.is_some()) {
+            let (shared, rest): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(|d| d.share.is_some());
+            self.queued_bytes -= shared.iter().map(|d| d.message.cost_bytes()).sum::<usize>();
+            self.queue = rest.into();
+            taken = shared;
+        }
+        taken
+    }
+
+    /// Where the queued messages of shared subscriptions are in the log.
+    pub(super) fn shared(&self) -> impl Iterator<Item = (ShareId, Origin)> {
+        self.queue.iter().filter(|d| d.qos > QoS::AtMostOnce).filter_map(|d| d.share.zip(d.origin))
     }
 
     /// QoS 0 messages that end with the connection.

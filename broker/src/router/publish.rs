@@ -8,6 +8,7 @@ use super::outbox::Pushed;
 use super::record::{self, RetainedRecord, StampRecord};
 use super::sessions::Link;
 use super::streams::StreamIndex;
+use super::sys::is_sys;
 use super::tables::{self, RECEIVED, RETAINED};
 use super::{Router, SessionKey, Store};
 use crate::auth::acl::Use;
@@ -32,6 +33,8 @@ pub enum Publisher {
     Client(SessionKey, Version),
     /// The broker, for a client that is gone: a will.
     Will,
+    /// The broker, about itself.
+    Broker,
 }
 
 /// How far a batch came.
@@ -156,7 +159,7 @@ impl Router {
                     done = end;
                 }
                 Err(AppendError::Full { stream, limit }) => {
-                    let told = matches!(publisher, Publisher::Client(_, Version::V5) | Publisher::Will);
+                    let told = !matches!(publisher, Publisher::Client(_, Version::V31 | Version::V311));
                     if first.qos > QoS::AtMostOnce && !told {
                         return Routed { done, stopped: Some(Stop::Full { stream, limit }), denied };
                     }
@@ -172,8 +175,10 @@ impl Router {
     /// Wills were looked at when their clients connected and left.
     fn may_write(&self, publisher: Publisher, topic: &TopicName) -> bool {
         match publisher {
+            // What is said about the broker is said by the broker.
+            Publisher::Client(..) | Publisher::Will if is_sys(topic.levels().next()) => false,
             Publisher::Client(key, _) => self.slot(key).is_none_or(|slot| slot.may(Use::Write, topic)),
-            Publisher::Will => true,
+            Publisher::Will | Publisher::Broker => true,
         }
     }
 
@@ -181,20 +186,22 @@ impl Router {
         if let Some(stream) = self.streams.find(topic) {
             return Plan { stream: Some(stream), alone: publish.retain };
         }
-        let needed = publish.qos > QoS::AtMostOnce && {
-            self.match_topic(topic, publisher);
-            let cost = 256 + topic.as_bytes().len() + publish.payload.len();
-            let matched = std::mem::take(&mut self.scratch.matched);
-            let needed = matched.iter().any(|m| {
-                let Some(slot) = self.slot(m.key) else { return false };
-                m.qos > QoS::AtMostOnce
-                    && !m.only_own
-                    && (slot.expiry.persists()
-                        || slot.outbox().is_some_and(|o| !o.is_live() || !o.has_room(cost, self.limits.queue)))
-            });
-            self.scratch.matched = matched;
-            needed
-        };
+        let shared = publish.qos > QoS::AtMostOnce && self.shares.store(topic);
+        let needed = shared
+            || publish.qos > QoS::AtMostOnce && {
+                self.match_topic(topic, publisher);
+                let cost = 256 + topic.as_bytes().len() + publish.payload.len();
+                let matched = std::mem::take(&mut self.scratch.matched);
+                let needed = matched.iter().any(|m| {
+                    let Some(slot) = self.slot(m.key) else { return false };
+                    m.qos > QoS::AtMostOnce
+                        && !m.only_own
+                        && (slot.expiry.persists()
+                            || slot.outbox().is_some_and(|o| !o.is_live() || !o.has_room(cost, self.limits.queue)))
+                });
+                self.scratch.matched = matched;
+                needed
+            };
         Plan { stream: needed.then(|| self.streams.internal()), alone: true }
     }
 
@@ -256,7 +263,7 @@ impl Router {
             Publisher::Client(key, _) => {
                 self.slot(key).filter(|s| s.expiry.persists()).map(|s| Arc::clone(&s.client_id))
             }
-            Publisher::Will => None,
+            Publisher::Will | Publisher::Broker => None,
         };
         if stream.is_none() && !retain && (remembered.is_none() || group[0].qos < QoS::ExactlyOnce) {
             return Ok((Ticket(0), None));
@@ -330,7 +337,7 @@ impl Router {
     }
 
     /// Gives a message to everybody whom it is for. `true` if there was anybody.
-    fn fan_out(
+    pub(super) fn fan_out(
         &mut self,
         now: Monotonic,
         publish: &Publish,
@@ -365,9 +372,10 @@ impl Router {
             // Replaces the one before [MQTT-3.3.1-5].
             self.retained.set(message(), origin);
         }
+        let shared_out = self.fan_out_shared(topic, publish.qos, place, &mut message);
         self.match_topic(topic, publisher);
         let mut matched = std::mem::take(&mut self.scratch.matched);
-        let any = matched.iter().any(|m| !m.only_own);
+        let any = shared_out || matched.iter().any(|m| !m.only_own);
         for m in matched.drain(..) {
             let Some(slot) = self.slots.get_mut(m.key.0 as usize).and_then(Option::as_mut) else { continue };
             if !slot.may(Use::Read, topic) {
@@ -389,6 +397,7 @@ impl Router {
                 retain: m.retain_as_published && publish.retain,
                 subscription_ids: m.ids,
                 origin,
+                share: None,
             };
             let qos = delivery.qos;
             let was_live = online.outbox.is_live();

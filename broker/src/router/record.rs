@@ -110,6 +110,13 @@ pub(super) struct ProgressRecord {
     pub(super) will: Option<WillRecord>,
 }
 
+/// Table 20. The filter, `$share/NAME/FILTER`, is the key.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ShareRecord {
+    /// Per stream number, where a reader must begin to meet everything that no member has acknowledged.
+    pub(super) positions: Vec<(u32, u64)>,
+}
+
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct InFlightRecord {
     pub(super) packet_id: u16,

@@ -7,18 +7,21 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::outbox::OwnMessages;
-use super::record::{self, BadRecord, ProgressRecord, RetainedRecord, SessionRecord, StampRecord, WillRecord, qos_of};
+use super::record::{
+    self, BadRecord, ProgressRecord, RetainedRecord, SessionRecord, ShareRecord, StampRecord, WillRecord, qos_of,
+};
 use super::retained::Replay;
 use super::sessions::{Link, Offline, Slot, Subscription};
 use super::streams::Positions;
 use super::subscriptions::Subscriptions;
-use super::tables::{self, PROGRESS, RECEIVED, RETAINED, SESSIONS};
+use super::sys::is_sys;
+use super::tables::{self, OWNERS, PROGRESS, RECEIVED, RETAINED, SESSIONS, SHARES, WILLS};
 use super::{Router, Wants};
 use crate::clock::Monotonic;
 use crate::log::{Seq, Stamp, TableId};
 use crate::mqtt::packet::{PacketId, PublishProperties, Will};
 use crate::mqtt::properties::decode_stored;
-use crate::mqtt::session::{InFlight, Message, ReceivedIds, SessionExpiry, SessionState};
+use crate::mqtt::session::{InFlight, Message, Origin, ReceivedIds, SessionExpiry, SessionState, Stage};
 use crate::mqtt::topic::{TopicFilter, TopicName};
 
 /// Fills a router from the tables of the log: give it every entry of [`Restorer::TABLES`], in that order, then finish.
@@ -28,6 +31,7 @@ pub struct Restorer<A> {
     now: Monotonic,
     age: A,
     sessions: BTreeMap<String, Found>,
+    shares: Vec<(TopicFilter, ShareRecord)>,
     report: RestoreReport,
 }
 
@@ -51,27 +55,33 @@ struct Found {
     session: SessionRecord,
     progress: Option<ProgressRecord>,
     received: Vec<PacketId>,
+    /// Of the client that was connected when the broker ended.
+    will: Option<WillRecord>,
+    owner: Option<Arc<str>>,
 }
 
 impl Restorer<()> {
     /// The tables, in the order in which they are to be given.
-    pub const TABLES: [TableId; 4] = [RETAINED, SESSIONS, PROGRESS, RECEIVED];
+    pub const TABLES: [TableId; 7] = [RETAINED, SHARES, SESSIONS, PROGRESS, RECEIVED, WILLS, OWNERS];
 }
 
 impl<A: Fn(Stamp) -> Duration> Restorer<A> {
     /// Fills `router`. `age` says how long ago a stamp was at least, boots in between included (G7).
     #[must_use]
     pub fn new(router: Router, now: Monotonic, age: A) -> Self {
-        Self { router, now, age, sessions: BTreeMap::new(), report: RestoreReport::default() }
+        Self { router, now, age, sessions: BTreeMap::new(), shares: Vec::new(), report: RestoreReport::default() }
     }
 
     /// One entry.
     pub fn entry(&mut self, table: TableId, key: &[u8], value: &Bytes) {
         let read = match table {
             RETAINED => self.retained(key, value),
+            SHARES => self.share(key, value),
             SESSIONS => self.session(key, value),
             PROGRESS => self.progress(key, value),
             RECEIVED => self.received(key),
+            WILLS => self.will(key, value),
+            OWNERS => self.owner(key, value),
             _ => Err(BadRecord),
         };
         if read.is_err() {
@@ -97,6 +107,12 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
         }
         self.report.retained += 1;
         self.router.retained.set(Arc::new(message), None);
+        Ok(())
+    }
+
+    fn share(&mut self, key: &[u8], value: &Bytes) -> Result<(), BadRecord> {
+        let filter = TopicFilter::new(Bytes::copy_from_slice(key)).map_err(|_| BadRecord)?;
+        self.shares.push((filter, record::decode(value)?));
         Ok(())
     }
 
@@ -134,6 +150,28 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
         Ok(())
     }
 
+    fn will(&mut self, key: &[u8], value: &Bytes) -> Result<(), BadRecord> {
+        let client_id = std::str::from_utf8(key).map_err(|_| BadRecord)?;
+        let will = record::decode(value)?;
+        if let Some(found) = self.sessions.get_mut(client_id) {
+            found.will = Some(will);
+        } else {
+            self.router.deletes.push((WILLS, key.to_vec()));
+        }
+        Ok(())
+    }
+
+    fn owner(&mut self, key: &[u8], value: &Bytes) -> Result<(), BadRecord> {
+        let client_id = std::str::from_utf8(key).map_err(|_| BadRecord)?;
+        let owner = std::str::from_utf8(value).map_err(|_| BadRecord)?;
+        if let Some(found) = self.sessions.get_mut(client_id) {
+            found.owner = Some(Arc::from(owner));
+        } else {
+            self.router.deletes.push((OWNERS, key.to_vec()));
+        }
+        Ok(())
+    }
+
     /// The router, ready for clients.
     #[must_use]
     pub fn finish(mut self) -> (Router, RestoreReport) {
@@ -143,6 +181,15 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
                 self.router.counters.bad_records += 1;
             } else {
                 self.report.sessions += 1;
+            }
+        }
+        let tails = self.router.streams.tails();
+        for (filter, record) in std::mem::take(&mut self.shares) {
+            let mut at = positions(&self.router, &record.positions, Seq(0));
+            skip_new_streams(&self.router, &record.positions, &mut at, &tails);
+            if !self.router.shares.resume(&filter, at, &tails) {
+                // Its members are gone.
+                self.router.deletes.push((SHARES, filter.as_bytes().to_vec()));
             }
         }
         (self.router, self.report)
@@ -161,7 +208,13 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
         let mut in_flight = VecDeque::with_capacity(progress.in_flight.len());
         for e in progress.in_flight {
             let packet_id = PacketId(std::num::NonZeroU16::new(e.packet_id).ok_or(BadRecord)?);
-            in_flight.push_back(InFlight { packet_id, stage: e.stage, retain: e.retain, origin: e.origin });
+            in_flight.push_back(InFlight {
+                packet_id,
+                stage: e.stage,
+                retain: e.retain,
+                origin: e.origin,
+                share: None,
+            });
         }
         let mut replays = Vec::new();
         let until_version = router.retained.version();
@@ -179,14 +232,11 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
             .iter()
             .filter_map(|(stream, first, last)| Some((router.streams.by_id(*stream)?, Seq(*first), Seq(*last))))
             .collect();
-        // A stream that was added to the configuration since: what is in it already is not for this session.
         let tails = router.streams.tails();
         let mut at = positions(router, &progress.positions, Seq(0));
-        for (index, _) in router.streams.iter() {
-            if !progress.positions.iter().any(|(id, _)| *id == router.streams[index].id.0) {
-                at[index] = tails[index];
-            }
-        }
+        skip_new_streams(router, &progress.positions, &mut at, &tails);
+        let begun: Vec<Origin> =
+            in_flight.iter().filter(|e| e.stage != Stage::AwaitsAck).filter_map(|e| e.origin).collect();
         // G7, never early: a session that was connected when the broker ended is offline from now on, and of the time between two
         // boots nothing is known.
         let since = match progress.offline_since {
@@ -197,7 +247,11 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
         let after = |wait: Duration| self.now + wait.saturating_sub(away);
         let expiry = SessionExpiry(progress.expiry);
         let ends = expiry.duration().map(after);
-        let will = progress.will.map(will).transpose()?.map(|will| {
+        // A client that was connected when the broker ended has lost its connection: its will waits for its delay from now on.
+        let was_connected = progress.offline_since.is_none();
+        let will_stored = found.will.is_some();
+        let found_will = found.will.filter(|_| was_connected).or(progress.will);
+        let will = found_will.map(will).transpose()?.map(|will| {
             let due = after(Duration::from_secs(u64::from(will.delay)));
             (ends.map_or(due, |ends| ends.min(due)), Box::new(will))
         });
@@ -217,15 +271,38 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
             link: Link::Offline(Box::new(offline)),
             access: None,
             stored: true,
+            will_stored,
         });
+        router.owners.extend(found.owner.map(|owner| (key, owner)));
         router.by_client.insert(client_id, key);
         router.subscriptions += filters.len();
         for (filter, options, id) in filters {
-            router.trie.insert(&filter, key, Wants { options, id });
+            if router.limits.sys && is_sys(filter.levels().next()) {
+                router.sys.add();
+            }
+            if filter.is_shared() {
+                let share = router.shares.join(&filter, key, options, id);
+                for origin in &begun {
+                    if let Some(stream) = router.streams.by_id(origin.stream) {
+                        router.shares.begun(share, stream, Seq(origin.seq), key);
+                    }
+                }
+            } else {
+                router.trie.insert(&filter, key, Wants { options, id });
+            }
         }
         router.timers.extend(ends.map(|at| (at, key)));
         router.timers.extend(due.map(|at| (at, key)));
         Ok(())
+    }
+}
+
+/// A stream that was added to the configuration since: what is in it already is not for who subscribed before.
+fn skip_new_streams(router: &Router, stored: &[(u32, u64)], at: &mut Positions, tails: &Positions) {
+    for (index, stream) in router.streams.iter() {
+        if !stored.iter().any(|(id, _)| *id == stream.id.0) {
+            at[index] = tails[index];
+        }
     }
 }
 

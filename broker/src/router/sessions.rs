@@ -11,14 +11,14 @@ use super::record::{
 use super::retained::Replay;
 use super::streams::{Positions, Streams};
 use super::subscriptions::Subscriptions;
-use super::tables::{self, PROGRESS, RECEIVED, SESSIONS};
+use super::tables::{self, OWNERS, PROGRESS, RECEIVED, SESSIONS, SHARES, WILLS};
 use super::{Router, SessionKey, Store, record};
 use crate::auth::acl::{Access, Use};
 use crate::clock::Monotonic;
 use crate::log::{AppendError, Appended, Entry, Stamp, Ticket};
 use crate::mqtt::packet::{PacketId, SubscriptionOptions, Will};
 use crate::mqtt::properties::encode_stored;
-use crate::mqtt::session::{InFlight, Negotiated, SessionExpiry, SessionState};
+use crate::mqtt::session::{InFlight, Negotiated, SessionExpiry, SessionState, Stage};
 use crate::mqtt::topic::TopicName;
 
 /// One session, connected or not.
@@ -32,6 +32,8 @@ pub(super) struct Slot {
     pub(super) access: Option<Arc<Access>>,
     /// There may be records of it on disk.
     pub(super) stored: bool,
+    /// There may be the will of its connected client on disk.
+    pub(super) will_stored: bool,
 }
 
 /// One subscription of a session.
@@ -170,9 +172,15 @@ impl Router {
             if self.slot(key).is_some_and(|s| s.outbox().is_some()) {
                 return Err(AttachError::InUse(key));
             }
+            // A session is its user's: another one who comes with the same client id may take the connection [MQTT-3.1.4-3], but gets
+            // neither messages nor subscriptions.
+            let foreign = self.owners.get(&key).is_some_and(|owner| agreed.user.as_deref() != Some(owner));
+            self.counters.sessions_of_others += u64::from(foreign);
             if !agreed.clean_start
+                && !foreign
                 && let Some(attached) = self.resume(key, agreed.expiry)
             {
+                self.set_owner(key, agreed);
                 return Ok(attached);
             }
             // A clean start ends the old session, and with it the waiting of its will [MQTT-3.1.2-4, 3.1.3.2.2].
@@ -189,11 +197,21 @@ impl Router {
             link: Link::Online(Online { outbox: Outbox::new(Mode::Live) }),
             access: None,
             stored: false,
+            will_stored: false,
         };
         let key = self.insert_slot(slot);
+        self.set_owner(key, agreed);
         self.by_client.insert(client_id, key);
         self.online += 1;
+        self.max_online = self.max_online.max(self.online);
         Ok(Attached { key, present: false, state: SessionState::default(), catch_up: None, replays: Vec::new(), will })
+    }
+
+    /// Only of sessions that are kept: one that ends with its connection never meets another user.
+    fn set_owner(&mut self, key: SessionKey, agreed: &Negotiated) {
+        if let Some(user) = agreed.user.as_ref().filter(|_| agreed.expiry.persists()) {
+            self.owners.insert(key, Arc::clone(user));
+        }
     }
 
     /// What the session's client may do from now on; `None`: everything.
@@ -245,13 +263,15 @@ impl Router {
             self.timers.remove(&(at, key));
         }
         self.online += 1;
+        self.max_online = self.max_online.max(self.online);
         Some(Attached { key, present: true, state, catch_up, replays, will: None })
     }
 
     /// Takes the session back from its connection.
     pub fn detach(&mut self, now: Monotonic, key: SessionKey, leaving: Leaving<'_>) -> Detached {
         let boot = self.boot;
-        let Leaving { state, reading, replays, expiry, will } = leaving;
+        let Leaving { mut state, reading, replays, expiry, will } = leaving;
+        self.take_back(key, &mut state.in_flight);
         let streams = &self.streams;
         let Some(slot) = self.slots.get_mut(key.0 as usize).and_then(Option::as_mut) else {
             return Detached { will, persists: false };
@@ -311,6 +331,7 @@ impl Router {
                     return Some(will);
                 }
             } else if will.is_some() {
+                self.published_wills.push(key);
                 return will;
             }
         }
@@ -322,9 +343,15 @@ impl Router {
         let slot = self.slots.get_mut(key.0 as usize)?.take()?;
         self.free.push(key.0);
         self.by_client.remove(&slot.client_id);
+        let owned = self.owners.remove(&key).is_some();
         self.subscriptions -= slot.subscriptions.len();
         for filter in slot.subscriptions.filters() {
-            self.trie.remove(filter, key);
+            self.sys.remove(filter, key);
+            if filter.is_shared() {
+                self.leave_group(filter, key);
+            } else {
+                self.trie.remove(filter, key);
+            }
         }
         let client_id = slot.client_id.as_bytes();
         let mut will = None;
@@ -339,6 +366,12 @@ impl Router {
         if slot.stored {
             self.deletes.push((SESSIONS, client_id.to_vec()));
             self.deletes.push((PROGRESS, client_id.to_vec()));
+            if slot.will_stored {
+                self.deletes.push((WILLS, client_id.to_vec()));
+            }
+            if owned {
+                self.deletes.push((OWNERS, client_id.to_vec()));
+            }
         }
         will
     }
@@ -351,7 +384,7 @@ impl Router {
         }
     }
 
-    /// Deletes the keys of sessions that ended.
+    /// Deletes the keys of sessions that ended, and wills from the records of those that wait no longer.
     ///
     /// # Errors
     /// As [`Store::append`]; what is left is deleted by a later call.
@@ -363,7 +396,54 @@ impl Router {
             store.append(&group)?;
             self.deletes.drain(..count);
         }
+        while let Some(&key) = self.published_wills.last() {
+            // With a connection it has a new record.
+            if let Some(slot) = self.slot(key).filter(|slot| slot.stored && slot.outbox().is_none()) {
+                let value = self.progress_record(slot, None);
+                let client_id = slot.client_id.as_bytes();
+                store.append(&[
+                    Entry::Put { table: PROGRESS, key: client_id, value: &value },
+                    Entry::Delete { table: WILLS, key: client_id },
+                ])?;
+            }
+            self.published_wills.pop();
+        }
         Ok(())
+    }
+
+    /// Saves that a session which persists has a connection, its will, and its user. It goes before everything else that is stored
+    /// for the connection.
+    ///
+    /// # Errors
+    /// As [`Store::append`].
+    pub fn save_connect(
+        &mut self,
+        store: &impl Store,
+        key: SessionKey,
+        progress: Progress<'_>,
+        will: Option<&Will>,
+    ) -> Result<Ticket, AppendError> {
+        self.flush_deletes(store)?;
+        let Some(slot) = self.slot(key).filter(|s| s.expiry.persists()) else { return Ok(Ticket(0)) };
+        let value = self.progress_record(slot, Some(progress));
+        let client_id = slot.client_id.as_bytes();
+        let will = will.map(|will| record::encode(&will_record(will)));
+        let mut group = vec![Entry::Put { table: PROGRESS, key: client_id, value: &value }];
+        match &will {
+            Some(value) => group.push(Entry::Put { table: WILLS, key: client_id, value }),
+            None if slot.will_stored => group.push(Entry::Delete { table: WILLS, key: client_id }),
+            None => {}
+        }
+        if let Some(owner) = self.owners.get(&key) {
+            group.push(Entry::Put { table: OWNERS, key: client_id, value: owner.as_bytes() });
+        }
+        let appended = store.append(&group);
+        if appended.is_ok()
+            && let Some(slot) = self.slot_mut(key)
+        {
+            slot.will_stored = will.is_some();
+        }
+        self.saved(key, appended)
     }
 
     /// Forgets a QoS 2 id that was stored with its message. Returns what PUBCOMP has to wait for: a PUBCOMP that left before the
@@ -403,10 +483,18 @@ impl Router {
         let session = record::encode(&SessionRecord { subscriptions });
         let progress = self.progress_record(slot, Some(progress));
         let client_id = slot.client_id.as_bytes();
-        let appended = store.append(&[
+        let shares = self.share_records(key);
+        let mut group = vec![
             Entry::Put { table: SESSIONS, key: client_id, value: &session },
             Entry::Put { table: PROGRESS, key: client_id, value: &progress },
-        ]);
+        ];
+        for (.., filter, value) in &shares {
+            group.push(Entry::Put { table: SHARES, key: filter.as_bytes(), value });
+        }
+        let appended = store.append(&group);
+        if appended.is_ok() {
+            self.shares_saved(shares);
+        }
         self.saved(key, appended)
     }
 
@@ -427,7 +515,20 @@ impl Router {
             return Ok(Ticket(0));
         }
         let value = self.progress_record(slot, progress);
-        let appended = store.append(&[Entry::Put { table: PROGRESS, key: slot.client_id.as_bytes(), value: &value }]);
+        let client_id = slot.client_id.as_bytes();
+        let mut group = vec![Entry::Put { table: PROGRESS, key: client_id, value: &value }];
+        // Without a connection, the will was published, waits in this record, or is not wanted any more.
+        let no_will = slot.will_stored && progress.is_none();
+        if no_will {
+            group.push(Entry::Delete { table: WILLS, key: client_id });
+        }
+        let appended = store.append(&group);
+        if no_will
+            && appended.is_ok()
+            && let Some(slot) = self.slot_mut(key)
+        {
+            slot.will_stored = false;
+        }
         self.saved(key, appended)
     }
 
@@ -457,7 +558,10 @@ impl Router {
                     expiry: slot.expiry.0,
                     offline_since: None,
                     positions: by_number(&online.outbox.positions(reading, &self.streams), &self.streams),
-                    in_flight: in_flight_records(in_flight),
+                    // What a group would give to another member is in the group's record.
+                    in_flight: in_flight_records(in_flight.iter().filter(|e| {
+                        e.stage != Stage::AwaitsAck || !e.share.is_some_and(|share| self.shares.exists(share))
+                    })),
                     next_packet_id: in_flight.back().map_or(1, |e| e.packet_id.0.get().wrapping_add(1)),
                     own: own_records(&online.outbox.own, &self.streams),
                     // From the beginning: which of them were acknowledged is not known here.
@@ -469,7 +573,7 @@ impl Router {
                 expiry: slot.expiry.0,
                 offline_since: Some(offline.since.into()),
                 positions: by_number(&offline.positions, &self.streams),
-                in_flight: in_flight_records(&offline.state.in_flight),
+                in_flight: in_flight_records(offline.state.in_flight.iter()),
                 next_packet_id: offline.state.next_packet_id,
                 own: own_records(&offline.own, &self.streams),
                 replays: offline.replays.iter().map(|r| replay_record(r, true)).collect(),
@@ -480,13 +584,12 @@ impl Router {
     }
 }
 
-fn by_number(positions: &Positions, streams: &Streams) -> Vec<(u32, u64)> {
+pub(super) fn by_number(positions: &Positions, streams: &Streams) -> Vec<(u32, u64)> {
     streams.iter().map(|(index, stream)| (stream.id.0, positions[index].0)).collect()
 }
 
-fn in_flight_records(in_flight: &VecDeque<InFlight>) -> Vec<InFlightRecord> {
+fn in_flight_records<'a>(in_flight: impl Iterator<Item = &'a InFlight>) -> Vec<InFlightRecord> {
     in_flight
-        .iter()
         .map(|e| InFlightRecord { packet_id: e.packet_id.0.get(), stage: e.stage, retain: e.retain, origin: e.origin })
         .collect()
 }

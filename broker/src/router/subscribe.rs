@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::catch_up::TAG_COPY;
 use super::retained::Replay;
 use super::sessions::{Link, Subscription};
+use super::sys::is_sys;
 use super::{Router, SessionKey, Store, Wants, record};
 use crate::auth::acl::Use;
 use crate::clock::Monotonic;
@@ -39,7 +40,6 @@ impl Router {
             .into_iter()
             .map(|(filter, options)| match filter {
                 Err(_) => ReasonCode::TopicFilterInvalid,
-                Ok(filter) if filter.is_shared() => ReasonCode::SharedSubscriptionsNotSupported,
                 Ok(filter) => self.subscribe_one(key, filter, options, id, replays),
             })
             .collect()
@@ -73,18 +73,31 @@ impl Router {
         };
         // A subscription that replaces an identical one keeps its place [MQTT-3.8.4-3].
         let is_new = known.is_none();
-        let since = known.unwrap_or_else(|| (!live).then_some(tails));
+        let shared = filter.is_shared();
+        let since = known.unwrap_or_else(|| (!live && !shared).then_some(tails));
         let subscription = Subscription { options, id, since };
         slot.subscriptions.insert(filter.clone(), subscription);
-        self.trie.insert(&filter, key, Wants { options, id });
+        if shared {
+            self.shares.join(&filter, key, options, id);
+        } else {
+            self.trie.insert(&filter, key, Wants { options, id });
+        }
         self.subscriptions += usize::from(is_new);
+        let sys = self.limits.sys && is_sys(filter.levels().next());
+        if sys && is_new {
+            self.sys.add();
+        }
         let send_retained = match options.retain_handling {
             // [MQTT-3.3.1-9, MQTT-3.3.1-10, MQTT-3.3.1-11]
             RetainHandling::Send => true,
             RetainHandling::SendIfNew => is_new,
             RetainHandling::DoNotSend => false,
         };
-        if send_retained && self.retained.msgs() > 0 {
+        if sys && send_retained && !shared {
+            self.sys.wants_all(&filter, key, id);
+        }
+        // Not to shared subscriptions (4.8.2).
+        if send_retained && !shared && self.retained.msgs() > 0 {
             // A replay of the same filter that is still running starts over.
             replays.retain(|r| r.filter != filter);
             replays.push(Replay { filter, qos: options.qos, subscription_id: id, after: None, until_version });
@@ -113,7 +126,12 @@ impl Router {
                     return ReasonCode::NoSubscriptionExisted;
                 }
                 self.subscriptions -= 1;
-                self.trie.remove(&filter, key);
+                self.sys.remove(&filter, key);
+                if filter.is_shared() {
+                    self.leave_group(&filter, key);
+                } else {
+                    self.trie.remove(&filter, key);
+                }
                 replays.retain(|r| r.filter != filter);
                 ReasonCode::Success
             })
@@ -167,7 +185,7 @@ impl Router {
             last = Some(message.topic.clone());
             let subscription_ids = replay.subscription_id.into_iter().collect();
             // [MQTT-3.3.1-8]: the retain flag says that it is one.
-            out.push(Delivery { message, qos, retain: true, subscription_ids, origin });
+            out.push(Delivery { message, qos, retain: true, subscription_ids, origin, share: None });
         }
         match (done, window_full) {
             (true, _) => Replayed::Done,

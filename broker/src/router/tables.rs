@@ -6,6 +6,9 @@
 //! | 17 sessions | client id | [`super::record`]: subscriptions | with SUBSCRIBE and UNSUBSCRIBE |
 //! | 18 received | packet id (2 bytes, big endian), client id | one byte 1 | with the QoS 2 message, in one group; deleted at PUBREL |
 //! | 19 progress | client id | [`super::record`]: expiry, positions, in-flight messages, will | at connect, at disconnect, and lazily between |
+//! | 20 shares | filter of a shared subscription | [`super::record`]: positions | with SUBSCRIBE, when a member leaves, and lazily between |
+//! | 21 wills | client id | [`super::record`]: will of a connected client | at connect; deleted with the progress at disconnect |
+//! | 22 owners | client id | user name | at connect, if there is a user name |
 
 use crate::log::{StreamConfig, StreamLimits, TableId};
 use crate::mqtt::packet::PacketId;
@@ -18,6 +21,14 @@ pub const SESSIONS: TableId = TableId(17);
 pub const RECEIVED: TableId = TableId(18);
 /// How far persistent sessions have read, by client id.
 pub const PROGRESS: TableId = TableId(19);
+
+/// How far groups of shared subscriptions with kept members have come, by filter.
+pub const SHARES: TableId = TableId(20);
+
+/// Wills of connected clients whose sessions are kept, by client id.
+pub const WILLS: TableId = TableId(21);
+/// Users that kept sessions belong to, by client id.
+pub const OWNERS: TableId = TableId(22);
 
 /// The stream of messages that no configured stream captures but a session needs.
 pub const SESSIONS_STREAM: &str = "$sessions";

@@ -230,6 +230,7 @@ impl Connection {
             match self.wire.decode(Some(self.session.version()), self.hub.limits.max_packet_bytes) {
                 Ok(Some(packet)) => {
                     self.handled += 1;
+                    self.hub.counters.packets_in.fetch_add(1, Relaxed);
                     self.session.handle_packet(now, packet);
                 }
                 Ok(None) => break,
@@ -282,7 +283,7 @@ impl Connection {
             }
             if self.unsaved_connect {
                 self.unsaved_connect = false;
-                match self.save_now() {
+                match self.save_connect() {
                     Err(AppendError::Busy) => {
                         self.unsaved_connect = true;
                         self.blocked = Some(Blocked::Room);
@@ -460,6 +461,15 @@ impl Connection {
         } else {
             self.save_at = Some(now + SAVE_AFTER);
         }
+    }
+
+    fn save_connect(&self) -> Result<Ticket, AppendError> {
+        let progress = Progress {
+            in_flight: self.session.in_flight(),
+            reading: self.feed.positions(),
+            replays: &self.feed.replays,
+        };
+        self.hub.with(|router, log| router.save_connect(log, self.key, progress, self.will.as_deref()))
     }
 
     pub(super) fn save_now(&self) -> Result<Ticket, AppendError> {

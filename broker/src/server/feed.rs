@@ -317,7 +317,7 @@ impl Connection {
 
     fn live(&mut self, now: Monotonic) -> bool {
         let mut out = std::mem::take(&mut self.feed.pulled);
-        let pull = self.hub.pull(self.key, self.session.window(), PULL_BYTES, &mut out);
+        let pull = self.hub.pull(self.key, (self.session.window(), self.session.in_flight()), PULL_BYTES, &mut out);
         self.send_all(now, &mut out);
         self.feed.pulled = out;
         match pull {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::authorize::{Identity, rights};
@@ -38,7 +39,8 @@ impl Agreed {
     /// # Errors
     /// The reason for the CONNACK that refuses it.
     pub(super) fn new(hub: &Hub, connect: Connect, identity: Identity) -> Result<Agreed, ReasonCode> {
-        let negotiated = negotiate(connect, &hub.limits, assigned_client_id)?;
+        let mut negotiated = negotiate(connect, &hub.limits, assigned_client_id)?;
+        negotiated.user = identity.username.as_deref().map(Arc::from);
         let access = rights(&identity, &negotiated.client_id, negotiated.will.as_ref())?;
         Ok(Agreed { negotiated, identity, access })
     }
@@ -91,6 +93,7 @@ pub(super) async fn connect(hub: &Hub, wire: &mut Wire, peer: Peer) -> Result<Bo
     loop {
         match wire.decode(None, hub.limits.max_packet_bytes.min(MAX_CONNECT_BYTES)) {
             Ok(Some(Packet::Connect(connect))) => {
+                hub.counters.packets_in.fetch_add(1, Relaxed);
                 wire.rest();
                 return Ok(connect);
             }

@@ -1,5 +1,6 @@
 //! What all connections share: the router behind its one lock, the log, the counters.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +17,7 @@ use crate::auth::Auth;
 use crate::clock::{Clock, Monotonic};
 use crate::log::{AppendError, Log, Ticket};
 use crate::mqtt::packet::{Publish, QoS, Will};
-use crate::mqtt::session::{Answer, Delivery, Limits};
+use crate::mqtt::session::{Answer, Delivery, InFlight, Limits};
 use crate::router::{AttachError, Attached, Leaving, Progress, Publisher, Pull, Routed, Router, SessionKey, Stop};
 
 /// Clients that read from the log at the same time. Each holds one page; more would only fight for the disk.
@@ -87,6 +88,10 @@ pub(super) struct Hub {
     pub(super) readers: Arc<Semaphore>,
     /// A session expiry or a delayed will was set.
     pub(super) timers_changed: Notify,
+    /// Something to do for groups of shared subscriptions.
+    pub(super) shares: Notify,
+    /// Somebody subscribed to figures.
+    pub(super) sys: Notify,
 }
 
 impl Hub {
@@ -111,6 +116,8 @@ impl Hub {
             counters: Counters::default(),
             readers: Arc::new(Semaphore::new(READERS)),
             timers_changed: Notify::new(),
+            shares: Notify::new(),
+            sys: Notify::new(),
         }
     }
 
@@ -179,6 +186,12 @@ impl Hub {
     pub(super) fn with<R>(&self, call: impl FnOnce(&mut Router, &Log) -> R) -> R {
         let mut state = self.lock();
         let result = call(&mut state.router, &self.log);
+        if state.router.take_share_wake() {
+            self.shares.notify_one();
+        }
+        if state.router.take_sys_wake() {
+            self.sys.notify_one();
+        }
         if !state.router.has_woken() {
             return result;
         }
@@ -243,6 +256,8 @@ impl Hub {
                 will = None;
             }
             let saved = router.save_progress(log, key, None);
+            // What finds no room is saved by the task that serves the groups.
+            let _ = router.save_shares(log);
             (will, detached.persists && saved == Err(AppendError::Busy))
         });
         self.timers_changed.notify_one();
@@ -277,8 +292,21 @@ impl Hub {
         self.with(|router, log| router.publish(now, log, publisher, batch, answers))
     }
 
-    pub(super) fn pull(&self, key: SessionKey, window: usize, max_bytes: usize, out: &mut Vec<Delivery>) -> Pull {
-        self.lock().router.pull(key, window, max_bytes, out)
+    /// `in_flight` is what the client has not acknowledged.
+    pub(super) fn pull(
+        &self,
+        key: SessionKey,
+        (window, in_flight): (usize, &VecDeque<InFlight>),
+        max_bytes: usize,
+        out: &mut Vec<Delivery>,
+    ) -> Pull {
+        let mut state = self.lock();
+        let pull = state.router.pull(key, window, max_bytes, out);
+        state.router.note_in_flight(key, in_flight, out);
+        if state.router.take_share_wake() {
+            self.shares.notify_one();
+        }
+        pull
     }
 
     pub(super) fn save_progress(&self, key: SessionKey, progress: Progress<'_>) -> Result<Ticket, AppendError> {
@@ -294,6 +322,8 @@ impl Hub {
             clients: clients as u64,
             sessions: sessions as u64,
             subscriptions: subscriptions as u64,
+            max_clients: state.router.max_online() as u64,
+            share_groups: state.router.share_groups() as u64,
             retained_msgs: retained_msgs as u64,
             retained_bytes,
             addresses_forgotten,

@@ -18,7 +18,9 @@ mod peer;
 mod proxy;
 mod rate;
 mod socket;
+mod shares;
 mod stats;
+mod sys;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -152,6 +154,7 @@ impl Broker {
                 },
                 max_retained_msgs: usize_of(mqtt.max_retained_msgs),
                 max_retained_bytes: mqtt.max_retained_bytes,
+                sys: !mqtt.sys_interval.is_zero(),
             },
             streams(config, &log)?,
             log.stamp().boot,
@@ -206,6 +209,10 @@ impl Broker {
         for (listener, gate) in listeners {
             tasks.spawn(listener::accept(Arc::clone(&hub), listener, gate, shutdown.clone()));
         }
+        if !mqtt.sys_interval.is_zero() {
+            tasks.spawn(sys::serve(Arc::clone(&hub), mqtt.sys_interval, shutdown.clone()));
+        }
+        tasks.spawn(shares::serve(Arc::clone(&hub), shutdown.clone()));
         tasks.spawn(keep_time(Arc::clone(&hub), shutdown));
         Ok(Broker { hub, binds, acceptors, restored, phase, tasks })
     }

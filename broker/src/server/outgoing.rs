@@ -74,6 +74,7 @@ impl Connection {
     fn send_publish(&mut self, outgoing: &Outgoing) {
         match self.wire.deliver(outgoing, self.session.version(), self.max_packet_bytes) {
             Ok(()) => {
+                self.hub.counters.packets_out.fetch_add(1, Relaxed);
                 self.hub.counters.messages_out[outgoing.qos as usize].fetch_add(1, Relaxed);
                 self.hub.counters.redelivered.fetch_add(u64::from(outgoing.dup), Relaxed);
             }
@@ -87,6 +88,7 @@ impl Connection {
     }
 
     fn send(&mut self, packet: Packet) {
+        self.hub.counters.packets_out.fetch_add(1, Relaxed);
         if !self.wire.send(packet, self.session.version(), self.max_packet_bytes) {
             // An acknowledgement that the client does not accept: the specification has no way out but to leave it away.
             self.hub.counters.dropped_too_large_for_client.fetch_add(1, Relaxed);

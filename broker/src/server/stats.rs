@@ -114,6 +114,8 @@ pub(super) struct Counters {
     pub(super) accepted: AtomicU64,
     pub(super) refused: [AtomicU64; Refused::COUNT],
     pub(super) bytes_in: AtomicU64,
+    pub(super) packets_in: AtomicU64,
+    pub(super) packets_out: AtomicU64,
     pub(super) bytes_out: AtomicU64,
     pub(super) messages_out: [AtomicU64; 3],
     pub(super) redelivered: AtomicU64,
@@ -133,6 +135,14 @@ pub struct BrokerStats {
     pub clients: u64,
     /// Sessions known, connected or not.
     pub sessions: u64,
+    /// Most clients that were connected at once.
+    pub max_clients: u64,
+    /// Groups of shared subscriptions.
+    pub share_groups: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
     /// Subscriptions of all sessions.
     pub subscriptions: u64,
     /// Connections accepted since start.
@@ -177,6 +187,8 @@ impl Counters {
             accepted: load(&self.accepted),
             refused: std::array::from_fn(|i| load(&self.refused[i])),
             bytes_in: load(&self.bytes_in),
+            packets_in: load(&self.packets_in),
+            packets_out: load(&self.packets_out),
             bytes_out: load(&self.bytes_out),
             messages_out: std::array::from_fn(|i| load(&self.messages_out[i])),
             redelivered: load(&self.redelivered),

@@ -52,6 +52,7 @@ fn config(dir: &Path) -> Config {
             max_queued_bytes: 100_000,
             max_retained_msgs: 100,
             max_retained_bytes: 100_000,
+            sys_interval: Duration::ZERO,
             max_keep_alive: 0,
         },
         auth: config::Auth { max_waiting: 10, ..config::Auth::default() },

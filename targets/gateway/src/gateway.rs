@@ -253,6 +253,12 @@ fn client_counters(broker: &BrokerStats) -> Vec<Counter> {
             "Subscriptions to what their clients may not read.",
         ),
         counter("retained_refused_total", None, router.retained_refused, "Messages not retained for want of room."),
+        counter(
+            "shared_moved_total",
+            None,
+            router.shared_moved,
+            "Messages of shared subscriptions that went to another member.",
+        ),
         counter("queue_overflows_total", None, router.queue_overflows, "Queues that overflowed to the log."),
         counter("sessions_expired_total", None, router.sessions_expired, "Sessions that expired."),
         counter(

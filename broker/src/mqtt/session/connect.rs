@@ -1,5 +1,6 @@
 //! CONNECT: what a client asks for, what it gets, and the CONNACK that says so.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::aliases::TOPIC_ALIAS_MAXIMUM;
@@ -52,6 +53,8 @@ pub struct Negotiated {
     pub version: Version,
     /// The client's, or assigned by us.
     pub client_id: String,
+    /// The user that the session belongs to; `None`: anonymous.
+    pub user: Option<Arc<str>>,
     /// We assigned the client id.
     pub assigned: bool,
     /// Begin with a new session [MQTT-3.1.2-4].
@@ -74,7 +77,7 @@ pub struct Negotiated {
     pub will: Option<Will>,
 }
 
-/// Agrees on a CONNECT. `assigned_id` is used when the client has none.
+/// Agrees on a CONNECT. `assigned_id` is used when the client has none. The caller sets the user, which a certificate may say.
 ///
 /// # Errors
 /// The reason for the CONNACK that refuses it.
@@ -113,6 +116,7 @@ pub fn negotiate(
     Ok(Negotiated {
         version: connect.version,
         client_id: if assigned { assigned_id() } else { connect.client_id },
+        user: None,
         assigned,
         clean_start: connect.clean_start,
         keep_alive,
@@ -136,7 +140,7 @@ pub(super) fn accept(agreed: &Negotiated, limits: &Limits, session_present: bool
             maximum_packet_size: Some(limits.max_packet_bytes),
             assigned_client_id: agreed.assigned.then(|| agreed.client_id.clone()),
             topic_alias_maximum: Some(TOPIC_ALIAS_MAXIMUM),
-            shared_subscription_available: Some(false),
+            shared_subscription_available: Some(true),
             server_keep_alive: agreed.server_keep_alive,
             ..ConnAckProperties::default()
         },

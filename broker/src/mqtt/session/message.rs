@@ -60,6 +60,10 @@ pub struct Origin {
     pub seq: u64,
 }
 
+/// The group of a shared subscription, as a number that only the router interprets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShareId(pub std::num::NonZeroU32);
+
 /// One message for one client.
 #[derive(Clone, Debug)]
 pub struct Delivery {
@@ -73,4 +77,6 @@ pub struct Delivery {
     pub subscription_ids: Vec<u32>,
     /// `None` when it is stored nowhere.
     pub origin: Option<Origin>,
+    /// The shared subscription that it is for.
+    pub share: Option<ShareId>,
 }

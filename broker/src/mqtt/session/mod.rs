@@ -12,7 +12,7 @@
 //! * Never more unacknowledged messages towards the client than it allows [MQTT-3.3.4-9], ids unique among them.
 //! * No packet can make it panic; everything it holds is bounded (see [`ReceivedIds`], [`InFlight`] and `acks`).
 //!
-//! It leaves out: which topics go where, authentication, enhanced authentication (refused), shared subscriptions.
+//! It leaves out: which topics go where, authentication, enhanced authentication (refused).
 
 mod acks;
 mod aliases;
@@ -31,7 +31,7 @@ pub use acks::AckTicket;
 pub use aliases::TOPIC_ALIAS_MAXIMUM;
 pub use connect::{Limits, Negotiated, SessionExpiry, negotiate, refuse};
 pub use inbound::ReceivedIds;
-pub use message::{Delivery, Message, Origin};
+pub use message::{Delivery, Message, Origin, ShareId};
 pub use outbound::{InFlight, Stage};
 
 use acks::{AckKind, Acks};
@@ -332,7 +332,7 @@ impl Session {
         let packet_id = match delivery.qos {
             QoS::AtMostOnce => None,
             QoS::AtLeastOnce | QoS::ExactlyOnce => {
-                match self.outbound.begin(delivery.qos, delivery.retain, delivery.origin) {
+                match self.outbound.begin(delivery.qos, delivery.retain, delivery.origin, delivery.share) {
                     Some(packet_id) => Some(packet_id),
                     None => return Delivered::NoRoom,
                 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
-use super::message::Origin;
+use super::message::{Origin, ShareId};
 use crate::mqtt::packet::{PacketId, QoS, ReasonCode};
 
 /// How far a QoS 1 or 2 delivery has come.
@@ -28,6 +28,8 @@ pub struct InFlight {
     pub retain: bool,
     /// `None`: cannot be read again. Such a message belongs to a session that ends with its connection.
     pub origin: Option<Origin>,
+    /// The shared subscription that it was for. Not kept on disk.
+    pub share: Option<ShareId>,
 }
 
 /// The in-flight window of one session, in the order of first sending. At most 65,535 entries, and at most the window while connected.
@@ -87,7 +89,13 @@ impl Outbound {
     }
 
     /// Takes up a message. `None` when the window is full.
-    pub(super) fn begin(&mut self, qos: QoS, retain: bool, origin: Option<Origin>) -> Option<PacketId> {
+    pub(super) fn begin(
+        &mut self,
+        qos: QoS,
+        retain: bool,
+        origin: Option<Origin>,
+        share: Option<ShareId>,
+    ) -> Option<PacketId> {
         if self.free() == 0 {
             return None;
         }
@@ -97,7 +105,7 @@ impl Outbound {
             QoS::ExactlyOnce => Stage::AwaitsRec,
         };
         let packet_id = self.allocate_id()?;
-        self.entries.push_back(InFlight { packet_id, stage, retain, origin });
+        self.entries.push_back(InFlight { packet_id, stage, retain, origin, share });
         self.sent += 1;
         Some(packet_id)
     }

@@ -105,6 +105,7 @@ fn delivery(qos: QoS, seq: u64) -> Delivery {
         retain: false,
         subscription_ids: vec![7],
         origin: Some(Origin { stream: 1, seq }),
+        share: None,
     }
 }
 
@@ -515,14 +516,14 @@ fn session_present_is_told() {
 #[test]
 fn ids_wrap_and_skip_those_in_flight() {
     let mut out = Outbound::new(u16::MAX, VecDeque::new(), 65_534);
-    let mut next = || out.begin(QoS::AtLeastOnce, false, None).map(|i| i.0.get());
+    let mut next = || out.begin(QoS::AtLeastOnce, false, None, None).map(|i| i.0.get());
     assert_eq!([next(), next(), next()], [Some(65_534), Some(65_535), Some(1)]);
     for n in 2..65_534 {
         assert_eq!(next(), Some(n));
     }
     assert_eq!(next(), None, "all are in use");
     out.puback(id(7)).expect("in flight");
-    assert_eq!(out.begin(QoS::AtLeastOnce, false, None), Some(id(7)));
+    assert_eq!(out.begin(QoS::AtLeastOnce, false, None, None), Some(id(7)));
 }
 
 #[derive(Clone, Debug)]

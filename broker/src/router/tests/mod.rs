@@ -3,6 +3,7 @@
 mod live_switch;
 mod publish;
 mod sessions;
+mod shared;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -105,6 +106,7 @@ pub(super) fn limits() -> RouterLimits {
         queue: QueueLimits { max_msgs: 3, max_bytes: 10_000 },
         max_retained_msgs: 3,
         max_retained_bytes: 10_000,
+        sys: true,
     }
 }
 
@@ -137,6 +139,7 @@ pub(super) fn agreed(client_id: &str, expiry: u32, clean_start: bool) -> Negotia
     Negotiated {
         version: Version::V5,
         client_id: client_id.to_owned(),
+        user: None,
         assigned: false,
         clean_start,
         keep_alive: 0,

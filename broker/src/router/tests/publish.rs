@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::mqtt::packet::{PublishProperties, RetainHandling};
+use crate::mqtt::session::Message;
 
 fn retained(topic: &str, payload: &str, qos: QoS) -> Publish {
     Publish { retain: true, ..msg(topic, payload, qos) }
@@ -298,4 +299,44 @@ fn properties_travel_through_the_log() {
     let stored = log.messages.borrow()[0].1.clone();
     let read = router.message_of(stored).expect("readable");
     assert_eq!(read, live[0].message);
+}
+
+/// However many there are, a replay holds a page of them, and meets each once.
+#[test]
+fn a_hundred_thousand_retained_messages_are_replayed_page_by_page() {
+    const COUNT: usize = 100_000;
+    let (mut router, _) = router();
+    router.retained = RetainedIndex::new(COUNT, u64::MAX);
+    for n in 0..COUNT {
+        let message = Message {
+            topic: format!("r/{}/{n}", n % 7).parse().expect("valid"),
+            payload: Bytes::from_static(b"x"),
+            qos: QoS::AtMostOnce,
+            retain: true,
+            properties: None,
+            received: NOW,
+        };
+        router.retained.set(Arc::new(message), None);
+    }
+    let log = FakeLog::default();
+    let key = attach(&mut router, "c", 0);
+    for (filter, expected) in [("r/#", COUNT), ("r/3/+", COUNT / 7 + 1), ("+/+/99999", 1)] {
+        let (_, mut replays) = subscribe(&mut router, key, filter, QoS::AtMostOnce);
+        let mut replay = replays.pop().expect("there are retained messages");
+        let mut got = std::collections::BTreeSet::new();
+        loop {
+            let mut page = Vec::new();
+            let replayed = router.replay(NOW, &log, key, &mut replay, 0, &mut page);
+            assert!(page.len() <= 64, "{}", page.len());
+            for delivery in page {
+                assert!(got.insert(delivery.message.topic.clone()), "{} twice", delivery.message.topic);
+            }
+            match replayed {
+                Replayed::Done => break,
+                Replayed::More => {}
+                stop @ (Replayed::WindowFull | Replayed::NoRoom) => panic!("{stop:?}"),
+            }
+        }
+        assert_eq!(got.len(), expected, "{filter}");
+    }
 }

@@ -114,10 +114,7 @@ fn every_filter_gets_its_own_reason() {
         ..filter("x", QoS::AtMostOnce)
     };
     let reasons = router.subscribe(key, packet, &mut Vec::new());
-    assert_eq!(
-        reasons,
-        [ReasonCode::Success, ReasonCode::TopicFilterInvalid, ReasonCode::SharedSubscriptionsNotSupported]
-    );
+    assert_eq!(reasons, [ReasonCode::Success, ReasonCode::TopicFilterInvalid, ReasonCode::Success]);
     let packet = Unsubscribe {
         packet_id: id(1),
         user: Vec::new(),
@@ -193,8 +190,9 @@ fn a_restart_brings_sessions_back_as_they_were() {
             stage: Stage::AwaitsRec,
             retain: true,
             origin: Some(Origin { stream: 1, seq: 1 }),
+            share: None,
         },
-        InFlight { packet_id: id(2), stage: Stage::AwaitsComp, retain: false, origin: None },
+        InFlight { packet_id: id(2), stage: Stage::AwaitsComp, retain: false, origin: None, share: None },
     ]);
     publish_as(
         &mut router,
@@ -275,7 +273,99 @@ fn records_of_version_1_still_load() {
         stage: Stage::AwaitsAck,
         retain: false,
         origin: Some(Origin { stream: 1, seq: 5 }),
+        share: None,
     };
     assert_eq!(back.state.in_flight, [in_flight]);
     assert_eq!((back.state.next_packet_id, back.state.received.iter().collect::<Vec<_>>()), (9, vec![5]));
+}
+
+/// [MQTT-3.1.2-8]: a kill of the broker ends the connection, too.
+#[test]
+fn the_will_of_a_client_that_was_connected_outlives_a_kill() {
+    for (delay, due) in [(0, 0), (50, 50), (500, 100)] {
+        let (mut router, log) = router();
+        let key = attach(&mut router, "c", 100);
+        let progress = Progress { in_flight: &VecDeque::new(), reading: None, replays: &[] };
+        router.save_connect(&log, key, progress, will(delay).as_deref()).expect("there is room");
+        // Killed here, and again before the will is due.
+        for start in [1_000, 2_000] {
+            let (router, report) = restored(&log, after(start));
+            assert_eq!((report.sessions, report.unreadable), (1, 0));
+            assert_eq!(router.next_timeout(), Some(after(start + due)));
+        }
+        let (mut router, _) = restored(&log, after(3_000));
+        assert_eq!(router.timeout(after(3_000 + due)), will(delay), "after {delay} s");
+        router.flush_deletes(&log).expect("there is room");
+        // It was published: not again.
+        let (mut router, _) = restored(&log, after(4_000));
+        assert_eq!(router.timeout(after(4_000 + due)), None);
+        assert!(!log.has(WILLS, b"c"));
+    }
+}
+
+#[test]
+fn a_will_on_disk_goes_with_a_goodbye_and_with_a_connect_without_one() {
+    let (mut router, log) = router();
+    let progress = Progress { in_flight: &VecDeque::new(), reading: None, replays: &[] };
+    let key = attach(&mut router, "c", 100);
+    router.save_connect(&log, key, progress, will(0).as_deref()).expect("there is room");
+    assert!(log.has(WILLS, b"c"));
+    router.detach(NOW, key, leaving(100));
+    router.save_progress(&log, key, None).expect("there is room");
+    assert!(!log.has(WILLS, b"c"));
+    let key = attach(&mut router, "c", 100);
+    router.save_connect(&log, key, progress, will(0).as_deref()).expect("there is room");
+    let (mut router, _) = restored(&log, NOW);
+    let key = attach(&mut router, "c", 100);
+    router.save_connect(&log, key, progress, None).expect("there is room");
+    assert!(!log.has(WILLS, b"c"));
+}
+
+/// A delayed will is published once, also when the broker is restarted afterwards.
+#[test]
+fn a_delayed_will_that_was_published_does_not_come_again_after_a_restart() {
+    let (mut router, log) = router();
+    let key = attach(&mut router, "c", 100);
+    router.detach(NOW, key, Leaving { will: will(50), ..leaving(100) });
+    router.save_progress(&log, key, None).expect("there is room");
+    assert_eq!(router.timeout(after(50)), will(50));
+    router.flush_deletes(&log).expect("there is room");
+    let (mut router, report) = restored(&log, after(60));
+    assert_eq!((report.sessions, router.timeout(after(60))), (1, None));
+}
+
+#[test]
+fn another_user_with_the_same_client_id_gets_a_new_session() {
+    let by = |user: Option<&str>| Negotiated { user: user.map(Arc::from), ..agreed("c", 100, false) };
+    let progress = Progress { in_flight: &VecDeque::new(), reading: None, replays: &[] };
+    for restart in [false, true] {
+        for (first, second, present) in [
+            (Some("ann"), Some("ann"), true),
+            (Some("ann"), Some("bob"), false),
+            (Some("ann"), None, false),
+            (None, None, true),
+            // As sessions are that were stored before there were users.
+            (None, Some("bob"), true),
+        ] {
+            let (mut router, log) = router();
+            let key = router.attach(&by(first)).expect("there is room").key;
+            router.save_connect(&log, key, progress, None).expect("there is room");
+            subscribe(&mut router, key, "a/#", QoS::AtLeastOnce);
+            save(&mut router, &log, key);
+            router.detach(NOW, key, leaving(100));
+            router.save_progress(&log, key, None).expect("there is room");
+            if restart {
+                router = restored(&log, NOW).0;
+            }
+            let attached = router.attach(&by(second)).expect("there is room");
+            assert_eq!(attached.present, present, "{first:?} {second:?} {restart}");
+            assert_eq!(router.sizes().2, usize::from(present));
+            assert_eq!(router.counters().sessions_of_others, u64::from(!present));
+            // It is the second one's from now on.
+            router.save_connect(&log, attached.key, progress, None).expect("there is room");
+            router.detach(NOW, attached.key, leaving(100));
+            router.save_progress(&log, attached.key, None).expect("there is room");
+            assert!(restored(&log, NOW).0.attach(&by(second)).expect("there is room").present);
+        }
+    }
 }
