@@ -390,6 +390,13 @@ impl Disk {
         }
     }
 
+    /// What is there after every process was killed: all of it, durable or not, but nobody has anything open.
+    #[must_use]
+    pub fn killed(mut self) -> Disk {
+        self.open.clear();
+        self
+    }
+
     /// What is there after the power was cut now: one of the many possible states, chosen by `chance`.
     #[must_use]
     pub fn cut(mut self, chance: &mut Chance) -> Disk {
