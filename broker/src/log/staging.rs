@@ -69,6 +69,12 @@ impl Staging {
         self.files[slot.index()].sync_data()
     }
 
+    /// Makes durable what was read from the beginning of a slot, whatever became of the writes that put it there.
+    pub(super) fn write_again(&self, slot: SlotId, bytes: &[u8]) -> io::Result<()> {
+        self.files[slot.index()].write_all_at(bytes, 0)?;
+        self.sync(slot)
+    }
+
     /// Everything in a slot.
     pub(super) fn read(&self, slot: SlotId) -> io::Result<Vec<u8>> {
         let file = &self.files[slot.index()];

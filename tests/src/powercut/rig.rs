@@ -156,12 +156,13 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        // Also where a program that failed still has something open. What is not ours to unmount is unmounted by the session.
-        let _not_root = std::process::Command::new("umount").arg("--lazy").arg(self.dir.path()).output();
-        if let Some(session) = self.session.take()
-            && let Err(error) = session.umount_and_join()
-        {
-            eprintln!("{} stays mounted: {error}", self.dir.path().display());
+        let unmounted = self.session.take().map(BackgroundSession::umount_and_join);
+        if let Some(Err(_in_use)) = unmounted {
+            // A program that failed still has something open. What is left of the mount goes with its last file.
+            let lazily = std::process::Command::new("umount").arg("--lazy").arg(self.dir.path()).status();
+            if !lazily.is_ok_and(|status| status.success()) {
+                eprintln!("{} stays mounted", self.dir.path().display());
+            }
         }
     }
 }
@@ -531,6 +532,9 @@ impl Filesystem for Served {
     }
 
     fn fsync(&self, _request: &Request, inode: INodeNo, _handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+        if inode == INodeNo::ROOT {
+            return reply.ok();
+        }
         empty(reply, self.on(inode, |mounted, _, inode| mounted.change(Change::Sync, inode, |disk| disk.sync(inode))));
     }
 
