@@ -30,7 +30,7 @@ const TABLE: TableId = TableId(200);
 fn cuts() -> u64 {
     match std::env::var("HEADWATER_POWER_CUTS") {
         Ok(text) => text.parse().unwrap_or_else(|e| panic!("HEADWATER_POWER_CUTS is not a number: {e}")),
-        Err(_) => 600,
+        Err(_) => 500,
     }
 }
 
@@ -130,7 +130,10 @@ fn whole(log: &Log, name: &str, mut each: impl FnMut(u64, &[u8])) -> (u64, u64) 
         for item in &batch.items {
             match item {
                 Item::Gap { first: start, last, reason } => {
-                    assert_eq!((start.0, first, *reason), (next, None, GapReason::Retention), "{name}: {item:?}");
+                    assert_eq!((start.0, *reason), (next, GapReason::Retention), "{name}: {item:?}");
+                    // The sealer may be making room while this reads: what was read before is gone, too.
+                    assert!(first.is_none() || log.stats().epochs_dropped > 0, "{name}: {item:?} behind {first:?}");
+                    first = None;
                     next = last.0 + 1;
                 }
                 Item::Message(message) => {
@@ -263,27 +266,30 @@ fn a_power_cut_at_any_moment_loses_no_acknowledged_message_in_many_cuts() {
     let fresh =
         Cut { disk, acknowledged: 0, written: Written::default(), firsts: [1, 1], what: "of an empty disk".into() };
     let mut run = Loop { rig: &rig, payloads: &payloads, lives: 0, epochs: [0, 0] };
-    let mut waiting: Vec<Cut> = Vec::new();
     let mut made = 0;
-    while made < cuts {
-        // A new disk now and then: nothing is known yet of what an older one has long made sure of.
+    let mut base = fresh.clone();
+    let killed = |chance: &mut Chance, made: &mut u64| {
         let killed = chance.below(5) == 0;
-        let cut = match waiting.len() {
-            0 => fresh.clone(),
-            _ if chance.below(40) == 0 => fresh.clone(),
-            count => {
-                made += u64::from(!killed);
-                waiting.swap_remove(usize::try_from(chance.below(count as u64)).expect("small"))
+        *made += u64::from(!killed);
+        killed
+    };
+    while made < cuts {
+        let how = killed(&mut chance, &mut made);
+        // Long enough for an epoch or two.
+        let taken = run.live(&base, how, 70, 20, 25, &mut chance);
+        for cut in &taken {
+            let (how, groups, more) = (killed(&mut chance, &mut made), chance.below(3), chance.below(2));
+            for again in run.live(cut, how, groups, more, 60, &mut chance) {
+                let how = killed(&mut chance, &mut made);
+                run.live(&again, how, 0, 0, 1, &mut chance);
             }
+        }
+        // A new disk now and then: nothing is sure yet of what an older one has long made durable.
+        base = match taken.last() {
+            Some(last) if chance.below(8) != 0 => last.clone(),
+            _ => fresh.clone(),
         };
-        let new = if cut.written.0.is_empty() || waiting.is_empty() || waiting.len() < 4 && chance.below(8) != 0 {
-            // Long enough for an epoch or two.
-            run.live(&cut, killed, 70, 20, 25, &mut chance)
-        } else {
-            run.live(&cut, killed, chance.below(3), chance.below(2), 60, &mut chance)
-        };
-        waiting.extend(new);
     }
     eprintln!("{made} cuts, {} epochs written, {} dropped", run.epochs[0], run.epochs[1]);
-    assert!(run.epochs[0] > cuts / 20 && run.epochs[1] > cuts / 50, "too little happened: {:?}", run.epochs);
+    assert!(run.epochs[0] > cuts / 40 && run.epochs[1] > cuts / 150, "too little happened: {:?}", run.epochs);
 }
