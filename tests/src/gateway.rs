@@ -25,6 +25,7 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(10);
 pub struct Gateway {
     id: String,
     dir: TempDir,
+    data: Option<PathBuf>,
     mqtt: Port,
     http: Port,
     disk: String,
@@ -44,6 +45,7 @@ impl Gateway {
         Gateway {
             id: id.to_owned(),
             dir: tempfile::Builder::new().prefix("headwater-").tempdir().expect("a temporary directory can be made"),
+            data: None,
             mqtt: Port::lease(),
             http: Port::lease(),
             disk: "max_bytes = \"64MiB\"\nmin_free = \"1MiB\"\n".to_owned(),
@@ -58,6 +60,11 @@ impl Gateway {
     pub fn tls(mut self, keys: &str) -> Gateway {
         self.listener = "mqtts";
         self.with(&format!("[listener.tls]\n{keys}"))
+    }
+
+    /// Keeps the data in this directory, which lies elsewhere.
+    pub fn move_data(&mut self, dir: &Path) {
+        self.data = Some(dir.to_owned());
     }
 
     /// Replaces the section `[disk]`.
@@ -124,7 +131,7 @@ impl Gateway {
     /// The data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.data.clone().unwrap_or_else(|| self.dir.path().join("data"))
     }
 
     /// The configuration file.

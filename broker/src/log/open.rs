@@ -35,15 +35,21 @@ use super::{DamagedPlace, DurableMark, LogConfig, OpenError, OpenReport, Ticket}
 pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenReport), OpenError> {
     check(&config)?;
     let dir = config.dir.clone();
-    fs::create_dir_all(&dir).map_err(|e| not_writable(&dir, &e))?;
+    make_folder(&dir).map_err(|e| not_writable(&dir, &e))?;
     let lock = lock(&dir)?;
     let mut report = OpenReport::default();
     let seed = format(&dir, &mut report)?;
     let mut core = Core::new(sizes, seed);
 
     let path = dir.join("store");
+    // The staging files are made when the store has been: without them, it is an unfinished creation and holds nothing.
+    let made = dir.join("staging-0").exists() || dir.join("staging-1").exists();
     let store = match Store::open(&path) {
         Ok(store) => store,
+        Err(StoreError::Damaged(_)) if !made => {
+            let again = fs::remove_dir_all(&path).map_err(StoreError::from).and_then(|()| Store::open(&path));
+            again.map_err(|e| OpenError::Storage(e.to_string()))?
+        }
         Err(StoreError::Damaged(what)) => {
             let aside = quarantine(&dir, &path).map_err(|e| not_writable(&dir, &e))?;
             error!(what, moved_to = %aside.display(), "the epochs cannot be opened; they were moved aside, the log goes on with its staging files");
@@ -121,6 +127,31 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     };
     settle(&shared, &saved);
     Ok((shared, report))
+}
+
+/// Makes the data directory, and those above it that are missing, so that a power cut does not take their names.
+fn make_folder(dir: &Path) -> io::Result<()> {
+    let above = match dir.parent() {
+        Some(above) if above == Path::new("") => Path::new("."),
+        Some(above) => above,
+        None => return Ok(()),
+    };
+    if !dir.is_dir() {
+        if !above.is_dir() {
+            make_folder(above)?;
+        }
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    } else if dir.join("FORMAT").exists() {
+        return Ok(());
+    }
+    // Also where it exists and is empty: who made it may not have come this far. What we may not read was not made by us.
+    match File::open(above) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        above => above?.sync_all(),
+    }
 }
 
 fn check(config: &LogConfig) -> Result<(), OpenError> {
@@ -344,6 +375,11 @@ fn replay(staging: &Staging, core: &mut Core, report: &mut OpenReport) -> io::Re
         // Where the next frame goes; damaged places before it stay as they are.
         core.tail.slot_mut(*slot).used = last.end;
         core.next_group = core.next_group.max(last.header.group + 1);
+        // IMPORTANT: before anyone is shown them. What was read may be in the kernel's memory only: its writer was killed before the
+        // sync, or the sync failed, after which the kernel takes it for written and a sync alone does nothing. Who was shown a message
+        // that a power cut then takes back would later see another one under its number.
+        let bytes = &slots[slot.index()].1;
+        staging.write_again(*slot, &bytes[..usize::try_from(last.end).unwrap_or(bytes.len())])?;
     }
     if report.frames_replayed > 0 {
         info!(frames = report.frames_replayed, bytes_cut = report.bytes_cut, "replayed the staging log");

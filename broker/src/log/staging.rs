@@ -69,6 +69,12 @@ impl Staging {
         self.files[slot.index()].sync_data()
     }
 
+    /// Makes durable what was read from the beginning of a slot, whatever became of the writes that put it there.
+    pub(super) fn write_again(&self, slot: SlotId, bytes: &[u8]) -> io::Result<()> {
+        self.files[slot.index()].write_all_at(bytes, 0)?;
+        self.sync(slot)
+    }
+
     /// Everything in a slot.
     pub(super) fn read(&self, slot: SlotId) -> io::Result<Vec<u8>> {
         let file = &self.files[slot.index()];
@@ -85,9 +91,26 @@ fn fill(file: &File, len: u64) -> io::Result<()> {
     if metadata.len() >= len && metadata.blocks() * 512 >= len {
         return Ok(());
     }
-    // A fresh file, or one whose preparation was cut short: then it holds nothing beyond its length, and what it holds stays.
+    // A fresh file, or one whose preparation was cut short: then it holds nothing beyond its length. Or a copy with holes: what is not
+    // a zero is allocated, and of zeros nobody can say. What it holds stays.
+    fill_holes(file, metadata.len().min(len))?;
     zero(file, metadata.len(), len)?;
     file.sync_all()
+}
+
+/// Writes zeros where there are zeros already, page by page.
+fn fill_holes(file: &File, end: u64) -> io::Result<()> {
+    let mut page = [0; 4096];
+    let mut at = 0;
+    while at < end {
+        let n = usize::try_from(end - at).map_or(page.len(), |left| left.min(page.len()));
+        file.read_exact_at(&mut page[..n], at)?;
+        if page[..n].iter().all(|byte| *byte == 0) {
+            file.write_all_at(&page[..n], at)?;
+        }
+        at += n as u64;
+    }
+    Ok(())
 }
 
 fn zero(file: &File, mut at: u64, end: u64) -> io::Result<()> {
@@ -200,5 +223,20 @@ mod tests {
         staging.write(SlotId::B, 64, b"abc").expect("write");
         let again = Staging::open(dir.path(), 1 << 20).expect("open");
         assert_eq!(&again.read(SlotId::B).expect("read")[64..67], b"abc");
+    }
+
+    #[test]
+    fn a_copy_with_holes_is_allocated_again_and_keeps_what_it_holds() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("staging-0");
+        let copy = File::create(&path).expect("made");
+        copy.set_len(1 << 20).expect("all of it a hole");
+        copy.write_all_at(b"abc", 70_000).expect("written");
+        assert!(copy.metadata().expect("known").blocks() * 512 < 1 << 20, "this filesystem makes no holes");
+        let staging = Staging::open(dir.path(), 1 << 20).expect("open");
+        assert!(std::fs::metadata(&path).expect("there").blocks() * 512 >= 1 << 20);
+        let bytes = staging.read(SlotId::A).expect("read");
+        assert_eq!((bytes.len(), &bytes[70_000..70_003]), (1 << 20, &b"abc"[..]));
+        assert_eq!(bytes.iter().filter(|byte| **byte != 0).count(), 3);
     }
 }

@@ -112,6 +112,8 @@ impl Store {
             database.supervisor.snapshot_tracker.set(database.supervisor.seqno.get());
         }
         shrink_journals(dir)?;
+        // fjall syncs what is in the folders it makes, and not in every case the folder that names them.
+        sync_folders(dir)?;
         Ok(Store { epochs, _database: database, dir: dir.to_owned(), lease: RwLock::new(()) })
     }
 
@@ -212,6 +214,17 @@ fn options() -> KeyspaceCreateOptions {
         .index_block_pinning_policy(PinningPolicy::all(false))
         .index_block_partitioning_policy(PartitioningPolicy::all(false))
         .filter_block_partitioning_policy(PartitioningPolicy::all(false))
+}
+
+/// Makes the names of everything below `dir` durable.
+fn sync_folders(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_folders(&entry.path())?;
+        }
+    }
+    fs::File::open(dir)?.sync_all()
 }
 
 /// fjall makes its journal 64 MiB long, sparse. It stays without blocks, so its length is only confusing; shorten it.

@@ -3,10 +3,13 @@
 //! Stricter than ext4 where they differ: the sync of a file says nothing about its name, only the sync of its folder does. Of what was
 //! not synced any part may survive: each write whole, in some of its sectors or not at all, whatever became of those before it; each
 //! change of a name or not, except that none survives without the earlier ones of the same names. A rename is one change: never half.
-//! Left out: hard links, permissions, times, and a disk that loses or damages what was synced.
+//! After a sync that failed, what it should have made durable never is, also not by a later one.
+//! Left out: permissions, times, and a disk that loses or damages what was synced.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use super::pages::Pages;
 use crate::chance::Chance;
 
 /// Number of a file or folder.
@@ -24,6 +27,8 @@ pub enum Fault {
     Exists,
     /// A folder that holds something.
     NotEmpty,
+    /// No room.
+    Full,
     /// A folder where a file is needed.
     IsFolder,
     /// A file where a folder is needed.
@@ -32,15 +37,17 @@ pub enum Fault {
 
 #[derive(Clone, Debug)]
 enum Change {
-    Write { at: usize, bytes: Vec<u8> },
+    Write { at: usize, bytes: Arc<[u8]> },
     Length(usize),
 }
 
 #[derive(Clone, Debug, Default)]
 struct File {
-    live: Vec<u8>,
-    durable: Vec<u8>,
+    live: Pages,
+    durable: Pages,
     unsynced: Vec<Change>,
+    /// A sync failed: what is live is no longer what the next sync makes durable.
+    failed: bool,
 }
 
 type Entries = BTreeMap<String, Inode>;
@@ -67,20 +74,40 @@ pub struct Disk {
     nodes: BTreeMap<Inode, Node>,
     next: Inode,
     names: Vec<Renaming>,
+    open: BTreeMap<Inode, u32>,
+    capacity: usize,
+}
+
+/// What is known of a file or folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether it is a folder.
+    pub folder: bool,
+    /// Bytes of a file, holes included.
+    pub len: usize,
+    /// Bytes that take room.
+    pub allocated: usize,
+}
+
+/// Room on a disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// All of it.
+    pub capacity: usize,
+    /// What files take that have a name or are open. Folders take none.
+    pub used: usize,
 }
 
 impl Default for Disk {
     fn default() -> Self {
-        Disk { nodes: BTreeMap::from([(ROOT, Node::Folder(Folder::default()))]), next: ROOT + 1, names: Vec::new() }
+        Disk {
+            nodes: BTreeMap::from([(ROOT, Node::Folder(Folder::default()))]),
+            next: ROOT + 1,
+            names: Vec::new(),
+            open: BTreeMap::new(),
+            capacity: usize::MAX,
+        }
     }
-}
-
-fn overwrite(data: &mut Vec<u8>, at: usize, bytes: &[u8]) {
-    let end = at + bytes.len();
-    if data.len() < end {
-        data.resize(end, 0);
-    }
-    data[at..end].copy_from_slice(bytes);
 }
 
 impl Disk {
@@ -144,37 +171,127 @@ impl Disk {
         self.folder(folder)?.live.get(name).copied().ok_or(Fault::NotFound)
     }
 
-    /// The content of a file.
+    /// What a folder holds, by name.
     ///
     /// # Errors
-    /// `inode` is no file.
-    pub fn content(&mut self, inode: Inode) -> Result<&[u8], Fault> {
-        Ok(&self.file(inode)?.live)
+    /// `inode` is none.
+    pub fn list(&self, inode: Inode) -> Result<Vec<(String, Inode)>, Fault> {
+        Ok(self.folder(inode)?.live.iter().map(|(name, inode)| (name.clone(), *inode)).collect())
     }
 
-    /// Writes into a file at byte `at`; what lies between its end and there becomes zeros.
+    /// What is known of a file or folder.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`].
+    pub fn facts(&self, inode: Inode) -> Result<Facts, Fault> {
+        Ok(match self.nodes.get(&inode).ok_or(Fault::NotFound)? {
+            Node::File(file) => Facts { folder: false, len: file.live.len(), allocated: file.live.allocated() },
+            Node::Folder(_) => Facts { folder: true, len: 0, allocated: 0 },
+        })
+    }
+
+    /// The path of a file or folder that has a name, without a slash at its beginning.
+    #[must_use]
+    pub fn path(&self, inode: Inode) -> Option<String> {
+        if inode == ROOT {
+            return Some(String::new());
+        }
+        let holds = |node: &Node| match node {
+            Node::Folder(folder) => {
+                folder.live.iter().find(|(_, target)| **target == inode).map(|(name, _)| name.clone())
+            }
+            Node::File(_) => None,
+        };
+        let (folder, name) = self.nodes.iter().find_map(|(folder, node)| Some((*folder, holds(node)?)))?;
+        let above = self.path(folder)?;
+        Some(if above.is_empty() { name } else { format!("{above}/{name}") })
+    }
+
+    /// Limits the room; what is there stays.
+    pub fn set_capacity(&mut self, bytes: usize) {
+        self.capacity = bytes;
+    }
+
+    /// How much room there is.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        let mut files: BTreeSet<Inode> = self.open.keys().copied().collect();
+        for node in self.nodes.values() {
+            if let Node::Folder(folder) = node {
+                files.extend(folder.live.values());
+            }
+        }
+        let used = files.iter().filter_map(|inode| self.facts(*inode).ok()).map(|facts| facts.allocated).sum();
+        Room { capacity: self.capacity, used }
+    }
+
+    /// Keeps a file for as long as somebody has it open, also without a name.
+    pub fn open(&mut self, inode: Inode) {
+        *self.open.entry(inode).or_default() += 1;
+    }
+
+    /// Takes back one [`Disk::open`].
+    pub fn close(&mut self, inode: Inode) {
+        if let Some(times) = self.open.get_mut(&inode) {
+            *times -= 1;
+            if *times == 0 {
+                self.open.remove(&inode);
+            }
+        }
+    }
+
+    /// Part of the content of a file; less where it ends.
     ///
     /// # Errors
     /// `inode` is no file.
+    pub fn read(&self, inode: Inode, at: usize, len: usize) -> Result<Vec<u8>, Fault> {
+        match self.nodes.get(&inode) {
+            Some(Node::File(file)) => Ok(file.live.read(at, len)),
+            Some(Node::Folder(_)) => Err(Fault::IsFolder),
+            None => Err(Fault::NotFound),
+        }
+    }
+
+    /// Writes into a file at byte `at`; what lies between its end and there becomes a hole.
+    ///
+    /// # Errors
+    /// `inode` is no file, or [`Fault::Full`], and nothing was written.
     pub fn write(&mut self, inode: Inode, at: usize, bytes: &[u8]) -> Result<(), Fault> {
+        let needed = self.file(inode)?.live.needed(at, bytes.len());
+        if needed > 0 && self.capacity < usize::MAX && self.room().used + needed > self.capacity {
+            return Err(Fault::Full);
+        }
         let file = self.file(inode)?;
-        overwrite(&mut file.live, at, bytes);
-        file.unsynced.push(Change::Write { at, bytes: bytes.to_vec() });
+        file.live.write(at, bytes);
+        file.unsynced.push(Change::Write { at, bytes: bytes.into() });
         Ok(())
     }
 
-    /// Shortens a file, or lengthens it with zeros.
+    /// Shortens a file, or lengthens it with a hole.
     ///
     /// # Errors
     /// `inode` is no file.
     pub fn set_len(&mut self, inode: Inode, len: usize) -> Result<(), Fault> {
         let file = self.file(inode)?;
-        file.live.resize(len, 0);
+        file.live.set_len(len);
         file.unsynced.push(Change::Length(len));
         Ok(())
     }
 
-    /// Removes a name. What it referred to stays readable by its number until the cut.
+    /// Gives a file one more name.
+    ///
+    /// # Errors
+    /// [`Fault::Exists`], or `inode` is no file, or `folder` none.
+    pub fn link(&mut self, inode: Inode, folder: Inode, name: &str) -> Result<(), Fault> {
+        self.file(inode)?;
+        if self.folder(folder)?.live.contains_key(name) {
+            return Err(Fault::Exists);
+        }
+        self.change_names(Renaming(vec![(folder, name.into(), Some(inode))]));
+        Ok(())
+    }
+
+    /// Removes a name. What it referred to stays readable by its number while it is open.
     ///
     /// # Errors
     /// [`Fault::NotFound`], or [`Fault::NotEmpty`] for a folder that holds something.
@@ -211,8 +328,12 @@ impl Disk {
     pub fn sync(&mut self, inode: Inode) -> Result<(), Fault> {
         match self.nodes.get_mut(&inode).ok_or(Fault::NotFound)? {
             Node::File(file) => {
-                file.unsynced.clear();
-                file.durable.clone_from(&file.live);
+                let unsynced = std::mem::take(&mut file.unsynced);
+                if file.failed {
+                    unsynced.iter().for_each(|change| change.apply(&mut file.durable));
+                } else {
+                    file.durable.clone_from(&file.live);
+                }
             }
             Node::Folder(_) => {
                 // A rename between two folders takes with it what happened in the other one before.
@@ -231,9 +352,34 @@ impl Disk {
                         self.names.push(renaming);
                     }
                 }
+                self.forget_unreachable();
             }
         }
         Ok(())
+    }
+
+    /// A sync that fails: readers still see what was written, and no later sync makes it durable. Names stay as they are.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`].
+    pub fn fail_sync(&mut self, inode: Inode) -> Result<(), Fault> {
+        if let Node::File(file) = self.nodes.get_mut(&inode).ok_or(Fault::NotFound)? {
+            file.unsynced.clear();
+            file.failed = true;
+        }
+        Ok(())
+    }
+
+    /// Files that no name leads to, now or after any cut, and that nobody has open.
+    fn forget_unreachable(&mut self) {
+        let mut reachable: BTreeSet<Inode> = self.open.keys().copied().chain([ROOT]).collect();
+        for node in self.nodes.values() {
+            if let Node::Folder(folder) = node {
+                reachable.extend(folder.live.values().chain(folder.durable.values()));
+            }
+        }
+        reachable.extend(self.names.iter().flat_map(|renaming| renaming.0.iter().filter_map(|(_, _, target)| *target)));
+        self.nodes.retain(|inode, _| reachable.contains(inode));
     }
 
     fn persist(&mut self, renaming: &Renaming) {
@@ -242,6 +388,13 @@ impl Disk {
                 set(&mut folder.durable, name, *target);
             }
         }
+    }
+
+    /// What is there after every process was killed: all of it, durable or not, but nobody has anything open.
+    #[must_use]
+    pub fn killed(mut self) -> Disk {
+        self.open.clear();
+        self
     }
 
     /// What is there after the power was cut now: one of the many possible states, chosen by `chance`.
@@ -270,7 +423,7 @@ impl Disk {
             }
             survivors.insert(inode, node);
         }
-        Disk { nodes: survivors, next: self.next, names: Vec::new() }
+        Disk { nodes: survivors, next: self.next, names: Vec::new(), open: BTreeMap::new(), capacity: self.capacity }
     }
 }
 
@@ -292,16 +445,25 @@ impl File {
                         // Up to the next boundary of the disk, wherever the write began.
                         let end = bytes.len().min(done + sector - (at + done) % sector);
                         if chance.below(2) == 0 {
-                            overwrite(&mut self.durable, at + done, &bytes[done..end]);
+                            self.durable.write(at + done, &bytes[done..end]);
                         }
                         done = end;
                     }
                 }
-                (_, Change::Write { at, bytes }) => overwrite(&mut self.durable, at, &bytes),
-                (_, Change::Length(len)) => self.durable.resize(len, 0),
+                (_, change) => change.apply(&mut self.durable),
             }
         }
         self.live.clone_from(&self.durable);
+        self.failed = false;
+    }
+}
+
+impl Change {
+    fn apply(&self, to: &mut Pages) {
+        match self {
+            Change::Write { at, bytes } => to.write(*at, bytes),
+            Change::Length(len) => to.set_len(*len),
+        }
     }
 }
 
@@ -326,9 +488,9 @@ mod tests {
     #[test]
     fn what_was_synced_survives_every_cut() {
         let (disk, file) = synced(&[7; 9000]);
-        for mut cut in cuts(&disk) {
+        for cut in cuts(&disk) {
             assert_eq!(cut.find(ROOT, "a"), Ok(file));
-            assert_eq!(cut.content(file), Ok(&[7; 9000][..]));
+            assert_eq!(cut.read(file, 0, usize::MAX), Ok(vec![7; 9000]));
         }
     }
 
@@ -337,8 +499,8 @@ mod tests {
         let (mut disk, file) = synced(&[0; 16384]);
         disk.write(file, 100, &[1; 16000]).expect("a file");
         let (mut whole, mut none, mut torn) = (0, 0, 0);
-        for mut cut in cuts(&disk) {
-            let content = cut.content(file).expect("there").to_vec();
+        for cut in cuts(&disk) {
+            let content = cut.read(file, 0, usize::MAX).expect("there");
             assert_eq!(content.len(), 16384);
             match content[100..16100].iter().filter(|b| **b == 1).count() {
                 16000 => whole += 1,
@@ -357,7 +519,7 @@ mod tests {
         let (mut disk, file) = synced(&[0; 2]);
         disk.write(file, 0, &[1]).expect("a file");
         disk.write(file, 1, &[1]).expect("a file");
-        assert!(cuts(&disk).iter_mut().any(|cut| cut.content(file) == Ok(&[0, 1][..])));
+        assert!(cuts(&disk).iter().any(|cut| cut.read(file, 0, usize::MAX) == Ok(vec![0, 1])));
     }
 
     #[test]
@@ -400,5 +562,39 @@ mod tests {
             assert_eq!(cut.find(ROOT, "a"), Err(Fault::NotFound));
         }
         assert_eq!(disk.remove(ROOT, "f"), Err(Fault::NotEmpty));
+    }
+
+    #[test]
+    fn what_a_failed_sync_left_behind_is_never_durable() {
+        let (mut disk, file) = synced(&[0; 3]);
+        disk.write(file, 0, &[1]).expect("a file");
+        disk.fail_sync(file).expect("there");
+        disk.write(file, 2, &[2]).expect("a file");
+        disk.sync(file).expect("there");
+        assert_eq!(disk.read(file, 0, 3), Ok(vec![1, 0, 2]), "readers do not see it");
+        for cut in cuts(&disk) {
+            assert_eq!(cut.read(file, 0, 3), Ok(vec![0, 0, 2]));
+        }
+    }
+
+    #[test]
+    fn room_is_taken_by_what_has_a_name_or_is_open() {
+        let (mut disk, file) = synced(&[1; 5000]);
+        disk.set_capacity(8192);
+        assert_eq!(disk.room(), Room { capacity: 8192, used: 8192 });
+        let other = disk.create(ROOT, "b").expect("new");
+        assert_eq!(disk.write(other, 0, &[1]), Err(Fault::Full));
+        assert_eq!(disk.write(file, 5000, &[1; 100]), Ok(()), "in place");
+        disk.open(file);
+        disk.link(file, ROOT, "c").expect("a free name");
+        assert_eq!(disk.path(other).as_deref(), Some("b"));
+        disk.remove(ROOT, "a").expect("there");
+        disk.remove(ROOT, "c").expect("there");
+        disk.sync(ROOT).expect("there");
+        assert_eq!(disk.room().used, 8192);
+        disk.close(file);
+        assert_eq!(disk.room().used, 0);
+        disk.sync(ROOT).expect("there");
+        assert_eq!(disk.facts(file), Err(Fault::NotFound));
     }
 }
