@@ -64,11 +64,6 @@ deb_of() {
     esac
 }
 
-# time64_of TARGET: what makes Rust's libc crate use musl's 64-bit time where it would not by itself (see targets/std).
-time64_of() {
-    case $1 in arm*-linux-musl*) echo --cfg=libc_unstable_musl_v1_2 ;; esac
-}
-
 install_zig() {
     local venv=$tools/venv
     if ! cmp -s "$root/targets/requirements.txt" "$venv/installed.txt"; then
@@ -91,7 +86,7 @@ zigbuild() {
     install_zig
     toolchain=$("$root/targets/std" "$triple")
     # No path of this machine gets into the binary: it would differ from machine to machine, and panic messages show them.
-    rustflags="$(time64_of "$triple") --remap-path-prefix=$registry=/registry --remap-path-prefix=$target=/target --remap-path-prefix=$root=/headwater"
+    rustflags="--remap-path-prefix=$registry=/registry --remap-path-prefix=$target=/target --remap-path-prefix=$root=/headwater"
     # Our own copy of the toolchain has no start files and no C library: those come from zig. It is named as a whole because
     # rustup's cargo would make its compiler look in the ordinary place.
     case $toolchain in "$tools"/*) rustflags+=" --sysroot=$toolchain -Clink-self-contained=no" ;; esac
