@@ -123,7 +123,11 @@ async fn the_tiny_profile_ingests_retains_discards_and_backfills_within_32_mib()
     link.set(Direction::Up, Flow::Forward);
     until(Duration::from_secs(120), "the backlog to be gone", || async {
         let uplink = broker.status().await["uplinks"][0].clone();
-        if uplink["mirrors"][0]["confirmed_seq"] == RETAINED as u64 + MESSAGES { Ok(()) } else { Err(uplink.to_string()) }
+        if uplink["mirrors"][0]["confirmed_seq"] == RETAINED as u64 + MESSAGES {
+            Ok(())
+        } else {
+            Err(uplink.to_string())
+        }
     })
     .await;
     let held = whole(&broker, "default", 1).await;
