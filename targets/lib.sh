@@ -48,9 +48,19 @@ version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml" | head -n 1;
 arch_of() {
     case $1 in
         aarch64-*) echo arm64 ;;
-        armv7-*) echo armhf ;;
+        # Debian's armhf is ARMv7; that of Raspberry Pi OS is ARMv6, with the same name.
+        arm*-*eabihf) echo armhf ;;
         x86_64-*) echo amd64 ;;
+        riscv64*) echo riscv64 ;;
         *) echo none ;;
+    esac
+}
+
+# deb_of TARGET: the file name of its Debian package.
+deb_of() {
+    case $1 in
+        arm-*) echo "headwater_$(version)_armhf-armv6.deb" ;;
+        *) echo "headwater_$(version)_$(arch_of "$1").deb" ;;
     esac
 }
 

@@ -27,8 +27,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::{
-    Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Message, Request, RequestErrorKind, ServerAddr,
-    ServerError,
+    AuthError, Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Message, Request, RequestErrorKind,
+    ServerAddr, ServerError,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -36,6 +36,7 @@ use headwater_broker::config::{CreateStream, UplinkAuth, UplinkTls};
 use tokio::sync::{broadcast, watch};
 
 use crate::api;
+use crate::credentials::Credentials;
 use crate::encode::{MESSAGE_ID, Outgoing};
 use crate::forwarder::Batch;
 use crate::hub::{Committed, Delivery, HubAnswer, HubSeq, Trouble};
@@ -412,10 +413,19 @@ async fn options(address: &ServerAddr, target: &Target, events: &Arc<Events>) ->
             (Some(token), None) => options.token(token.to_owned()),
             (None, _) => options,
         },
-        UplinkAuth::CredentialsFile(path) => options
-            .credentials_file(path)
-            .await
-            .map_err(|e| LinkTrouble::BadFile(format!("credentials file {}: {e}", path.display())))?,
+        UplinkAuth::CredentialsFile(path) => {
+            let bad =
+                |e: &dyn std::fmt::Display| LinkTrouble::BadFile(format!("credentials file {}: {e}", path.display()));
+            let text = tokio::task::spawn_blocking({
+                let path = path.clone();
+                move || std::fs::read_to_string(path)
+            });
+            let text = text.await.map_err(|e| bad(&e))?.map_err(|e| bad(&e))?;
+            let credentials = Credentials::parse(&text).map_err(|e| bad(&e))?;
+            options.jwt(credentials.jwt().to_owned(), move |nonce| {
+                std::future::ready(credentials.sign(&nonce).map_err(AuthError::new))
+            })
+        }
         UplinkAuth::UserPassword { user, password } => options.user_and_password(user.clone(), password.clone()),
         UplinkAuth::Token(token) => options.token(token.clone()),
         UplinkAuth::Nkey(seed) => options.nkey(seed.clone()),

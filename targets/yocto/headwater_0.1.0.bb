@@ -7,9 +7,8 @@ SECTION = "net"
 LICENSE = "Apache-2.0"
 LIC_FILES_CHKSUM = "file://LICENSE;md5=3b83ef96387f14655fc854ddc3c6bd57"
 
-HEADWATER_TARGET:aarch64 = "aarch64-unknown-linux-musl"
-HEADWATER_TARGET:arm = "armv7-unknown-linux-musleabihf"
-HEADWATER_TARGET:x86-64 = "x86_64-unknown-linux-musl"
+# Which archive is for the machine. One with ARMv6 sets it to arm-unknown-linux-musleabihf.
+HEADWATER_TARGET ?= "${@{'aarch64': 'aarch64-unknown-linux-musl', 'arm': 'armv7-unknown-linux-musleabihf', 'x86_64': 'x86_64-unknown-linux-musl'}.get(d.getVar('TARGET_ARCH'), 'none')}"
 HEADWATER_ARCHIVE = "headwater-${PV}-${HEADWATER_TARGET}"
 SRC_URI = "file://${HEADWATER_ARCHIVE}.tar.gz"
 # Releases before 5.1 unpack into WORKDIR and do not know the other name.
@@ -39,4 +38,5 @@ FILES:${PN} += "${systemd_system_unitdir} ${localstatedir}/lib/headwater"
 # Static, and stripped by its own build.
 INHIBIT_PACKAGE_STRIP = "1"
 INHIBIT_PACKAGE_DEBUG_SPLIT = "1"
+# nooelint: oelint.vars.insaneskip
 INSANE_SKIP:${PN} += "already-stripped"

@@ -12,6 +12,10 @@ use headwater_tests::proxy::{Direction, Flow, Proxy};
 use headwater_tests::wait::until;
 
 const LIMIT: u64 = 32 << 20;
+/// Three devices, eleven times forty messages each.
+const MESSAGES: u64 = 3 * 11 * 40;
+/// Most of what the profile lets clients retain: 1,000 messages, 1 MiB.
+const RETAINED: usize = 800;
 
 /// A control group of ours with a limit of memory, made below that of the tests; gone with the guard.
 struct Group {
@@ -35,6 +39,9 @@ impl Group {
         let group = Group { dir, second };
         let limit = if second { "memory.max" } else { "memory.limit_in_bytes" };
         std::fs::write(group.dir.join(limit), LIMIT.to_string()).ok()?;
+        // Nothing may be hidden in swap either; a kernel that does not account for it has no such file.
+        let (file, value) = if second { ("memory.swap.max", 0) } else { ("memory.memsw.limit_in_bytes", LIMIT) };
+        let _ = std::fs::write(group.dir.join(file), value.to_string());
         Some(group)
     }
 
@@ -47,6 +54,15 @@ impl Group {
     }
 }
 
+impl Group {
+    /// The most that was taken at once, what the kernel held for it included.
+    fn peak(&self) -> u64 {
+        let file = self.dir.join(if self.second { "memory.peak" } else { "memory.max_usage_in_bytes" });
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        text.trim().parse().unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+    }
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
         // Fails only if it is gone.
@@ -55,7 +71,7 @@ impl Drop for Group {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_tiny_profile_ingests_discards_and_backfills_within_32_mib() {
+async fn the_tiny_profile_ingests_retains_discards_and_backfills_within_32_mib() {
     let hub = Hub::single().await;
     hub.create_stream("CENTRE", &["edge.>"]).await;
     let link = Proxy::start(hub.address(0)).await;
@@ -67,12 +83,19 @@ async fn the_tiny_profile_ingests_discards_and_backfills_within_32_mib() {
         link.url()
     ));
     let group = Group::new(&format!("headwater-{}", gateway.mqtt().port()));
+    if group.is_none() {
+        eprintln!("PARTLY SKIPPED: no control group can be made here; the limit is that of setrlimit alone");
+    }
     // Memory of its own is limited everywhere; the group, where there is one, also counts what the kernel holds for it.
     let enter = group.as_ref().map(|group| format!("echo $$ >'{}/cgroup.procs' && ", group.dir.display()));
     let mut broker =
         gateway.launch_under(&format!("{}ulimit -d {} && exec \"$@\"", enter.unwrap_or_default(), LIMIT / 1024));
     broker.ready().await;
 
+    let mut keeper = Device::connect(broker.mqtt(), Connect::v5("keeper")).await.0;
+    for n in 0..RETAINED {
+        keeper.publish(&format!("state/{n}"), vec![b'a'; 1_000], u8::from(n + 1 == RETAINED), true).await;
+    }
     // More than its disk holds, of what cannot be compressed.
     let mut chance = Chance::new();
     let payloads: Vec<Vec<u8>> =
@@ -87,13 +110,24 @@ async fn the_tiny_profile_ingests_discards_and_backfills_within_32_mib() {
     }
     let status = broker.status().await;
     let stream = &status["streams"][0];
-    assert_eq!(stream["last_seq"], 3 * 11 * 40, "{status}");
-    assert!(stream["first_seq"].as_u64() > Some(50), "nothing was discarded: {status}");
+    assert_eq!(stream["last_seq"], RETAINED as u64 + MESSAGES, "{status}");
+    assert!(stream["first_seq"].as_u64() > Some(RETAINED as u64 + 50), "nothing was discarded: {status}");
+    // What is retained is kept beside what the stream has discarded.
+    keeper.subscribe(&["state/#"], 1).await;
+    let received = keeper.collect(RETAINED).await;
+    let mut retained: Vec<String> = received.into_iter().map(|message| message.topic).collect();
+    retained.sort();
+    retained.dedup();
+    assert_eq!(retained.len(), RETAINED);
 
     link.set(Direction::Up, Flow::Forward);
     until(Duration::from_secs(120), "the backlog to be gone", || async {
         let uplink = broker.status().await["uplinks"][0].clone();
-        if uplink["mirrors"][0]["confirmed_seq"] == 3 * 11 * 40 { Ok(()) } else { Err(uplink.to_string()) }
+        if uplink["mirrors"][0]["confirmed_seq"] == RETAINED as u64 + MESSAGES {
+            Ok(())
+        } else {
+            Err(uplink.to_string())
+        }
     })
     .await;
     let held = whole(&broker, "default", 1).await;
@@ -102,6 +136,9 @@ async fn the_tiny_profile_ingests_discards_and_backfills_within_32_mib() {
     assert!(copy.iter().any(|message| message.is_gap()));
     if let Some(group) = &group {
         assert_eq!(group.killed(), 0);
+        let peak = group.peak();
+        eprintln!("peak of the control group: {peak} of {LIMIT} bytes");
+        assert!(peak <= LIMIT, "{peak}");
     }
     // It is still the process that was started, and ends as asked.
     assert!(broker.stop().success());

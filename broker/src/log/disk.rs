@@ -5,7 +5,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Allocated bytes of everything below `dir`, itself included. The files in `except` (not that folder itself) are left out.
+/// Where `fsck` puts what it finds: the filesystem's own, at its top, and only root may look into it.
+pub(super) const LOST_AND_FOUND: &str = "lost+found";
+
+/// Allocated bytes of everything below `dir`, itself included, but not of what is in [`LOST_AND_FOUND`]. The files in `except` (not that folder itself) are left out.
 pub(super) fn allocated(dir: &Path, except: Option<&Path>) -> io::Result<u64> {
     let mut sum = fs::symlink_metadata(dir)?.blocks() * 512;
     if except == Some(dir) {
@@ -14,7 +17,7 @@ pub(super) fn allocated(dir: &Path, except: Option<&Path>) -> io::Result<u64> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let size = match entry.metadata() {
-            Ok(meta) if meta.is_dir() => allocated(&entry.path(), except),
+            Ok(meta) if meta.is_dir() && entry.file_name() != LOST_AND_FOUND => allocated(&entry.path(), except),
             Ok(meta) => Ok(meta.blocks() * 512),
             Err(error) => Err(error),
         };
@@ -45,4 +48,20 @@ pub(super) fn fill(path: &Path, bytes: u64) -> io::Result<()> {
         left -= n;
     }
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_filesystem_keeps_for_itself_is_not_looked_into() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(dir.path().join(LOST_AND_FOUND)).expect("made");
+        let before = allocated(dir.path(), None).expect("measured");
+        fs::write(dir.path().join(LOST_AND_FOUND).join("#1"), vec![1; 100_000]).expect("written");
+        assert_eq!(allocated(dir.path(), None).expect("measured"), before);
+        fs::write(dir.path().join("ours"), vec![1; 100_000]).expect("written");
+        assert!(allocated(dir.path(), None).expect("measured") >= before + 100_000);
+    }
 }

@@ -16,7 +16,7 @@ use rustix::fs::FlockOperation;
 
 use super::record::{GapReason, Item, TableId};
 use super::stream::{Seq, StreamId};
-use super::{AckPolicy, BlockCodec, LogConfig, OpenError, OpenReport, ReadError, open, plan};
+use super::{AckPolicy, BlockCodec, LogConfig, OpenError, OpenReport, ReadError, disk, open, plan};
 use crate::clock::SystemClock;
 
 /// One read.
@@ -176,7 +176,7 @@ fn mirror(from: &Path, to: &Path) -> io::Result<()> {
         let (name, target) = (entry.file_name(), to.join(entry.file_name()));
         if entry.file_type()?.is_dir() {
             // What was moved aside earlier is no part of the log any more.
-            if !name.to_string_lossy().starts_with("damaged-") {
+            if !name.to_string_lossy().starts_with("damaged-") && name != disk::LOST_AND_FOUND {
                 fs::create_dir(&target)?;
                 mirror(&entry.path(), &target)?;
             }

@@ -61,7 +61,8 @@ fn fit(disk: &Disk, free: u64, own: u64, place: &Path) -> Result<Budget, Failure
     Ok(Budget { max_bytes, lowered: Some(lowered) })
 }
 
-/// Allocated bytes of everything below `dir`; 0 if it does not exist.
+/// Allocated bytes of everything below `dir`; 0 if it does not exist. Not of what is in `lost+found`, which is the filesystem's own
+/// where `dir` is the top of one, and which only root may look into.
 pub(crate) fn allocated(dir: &Path) -> io::Result<u64> {
     let mut total = 0_u64;
     let mut left = vec![dir.to_owned()];
@@ -69,7 +70,7 @@ pub(crate) fn allocated(dir: &Path) -> io::Result<u64> {
         // A file may be dropped by the log while we look: then it takes nothing.
         let Some(metadata) = present(fs::symlink_metadata(&path))? else { continue };
         total = total.saturating_add(metadata.blocks().saturating_mul(512));
-        if metadata.is_dir() {
+        if metadata.is_dir() && !path.ends_with("lost+found") {
             let Some(entries) = present(fs::read_dir(&path))? else { continue };
             for entry in entries {
                 left.extend(present(entry)?.map(|entry| entry.path()));
@@ -136,6 +137,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         fs::create_dir(dir.path().join("a")).expect("made");
         fs::write(dir.path().join("a/b"), vec![1_u8; 100_000]).expect("written");
+        fs::create_dir(dir.path().join("lost+found")).expect("made");
+        fs::write(dir.path().join("lost+found/#1"), vec![1_u8; 500_000]).expect("written");
         assert!(allocated(dir.path()).is_ok_and(|bytes| (100_000..200_000).contains(&bytes)));
         assert_eq!(allocated(&dir.path().join("none")).ok(), Some(0));
         assert_eq!(existing(&dir.path().join("x/y/z")), dir.path());
