@@ -1,6 +1,7 @@
 //! A block device of our own whose counters tell what really reaches the card: ext4 on a loop device over a file in memory.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -67,4 +68,23 @@ fn output(program: &str, arguments: &[&str]) -> io::Result<String> {
         )));
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+/// Allocated bytes of everything below `dir`, which may change while it is looked at.
+///
+/// # Errors
+/// When `dir` cannot be read.
+pub fn allocated(dir: &Path) -> io::Result<u64> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        // A file may be gone between the listing and the look.
+        let Ok(metadata) = entry.metadata() else { continue };
+        // st_blocks counts 512 bytes, whatever the filesystem's block is.
+        sum += metadata.blocks() * 512;
+        if metadata.is_dir() {
+            sum += allocated(&entry.path()).unwrap_or(0);
+        }
+    }
+    Ok(sum)
 }
