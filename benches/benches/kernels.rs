@@ -1,6 +1,6 @@
 //! The parts that decide what a message costs, each by itself: packet codec, trie, group commit, block codec, log scan, cursor, forwarder.
 //!
-//! `cargo bench -p headwater-benches --bench kernels` measures; with `-- --test` each runs once, to see that it still does.
+//! `cargo bench -p headwater-benches --bench kernels` measures; `cargo test --bench kernels` runs each once, to see that it still does.
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -28,11 +28,13 @@ impl LoopDevice {
         Ok(made)
     }
 
-    /// Bytes written to the device so far, everything included (data, journal, metadata).
+    /// Bytes written to the device so far, everything included (data, journal, metadata). What is still in the page cache is written
+    /// first: who leaves it there wears the card, too.
     ///
     /// # Errors
     /// When the counters cannot be read.
     pub fn written(&self) -> io::Result<u64> {
+        rustix::fs::syncfs(std::fs::File::open(&self.mount)?)?;
         let name = self.device.trim_start_matches("/dev/");
         let stat = std::fs::read_to_string(format!("/sys/block/{name}/stat"))?;
         let sectors: u64 = stat

@@ -70,7 +70,8 @@ impl Hub {
     /// # Errors
     /// What the hub answers.
     pub async fn make_mirror(&self, name: &str, domain: &str) -> io::Result<()> {
-        let origin = stream::Source { name: name.to_owned(), domain: Some(domain.to_owned()), ..Default::default() };
+        let there = stream::External { api_prefix: format!("$JS.{domain}.API"), delivery_prefix: None };
+        let origin = stream::Source { name: name.to_owned(), external: Some(there), ..Default::default() };
         self.make(stream::Config { name: name.to_owned(), mirror: Some(origin), ..Default::default() }).await
     }
 

@@ -163,11 +163,10 @@ mod tests {
         assert_eq!(send(&mut lanes, sending, start, &never, fill).expect("sent"), 21);
         assert!(start.elapsed() >= Duration::from_millis(20));
         drop(lanes);
-        for (lane, mut end) in ends.into_iter().enumerate() {
+        for (lane, mut end) in (0_u8..).zip(ends) {
             let mut got = Vec::new();
             end.read_to_end(&mut got).expect("readable");
-            let wanted: Vec<u8> =
-                (0..(11 - u8::try_from(lane).expect("small"))).flat_map(|n| [lane as u8, n]).collect();
+            let wanted: Vec<u8> = (0..(11 - lane)).flat_map(|n| [lane, n]).collect();
             assert_eq!(got, wanted);
         }
     }

@@ -28,15 +28,6 @@ pub struct Memory {
     pub peak: u64,
 }
 
-/// What a process has used at one moment.
-#[derive(Clone, Copy, Debug)]
-pub struct Reading {
-    /// User and system time.
-    pub cpu: Duration,
-    /// Bytes that it caused to be written to storage, as the kernel accounts it to the process (page cache pages made dirty).
-    pub written: u64,
-}
-
 impl Process {
     /// Starts `program`, its output in `log`.
     ///
@@ -54,13 +45,12 @@ impl Process {
         Ok(Self { child })
     }
 
-    /// What it has used so far.
+    /// User and system time used so far.
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn reading(&self) -> io::Result<Reading> {
-        let io = std::fs::read_to_string(format!("/proc/{}/io", self.child.id()))?;
-        Ok(Reading { cpu: cpu_of(&self.child.id().to_string())?, written: number(&io, "write_bytes:") })
+    pub fn cpu(&self) -> io::Result<Duration> {
+        cpu_of(&self.child.id().to_string())
     }
 
     /// Memory now.

@@ -33,14 +33,14 @@ pub(crate) fn fan_in(context: &Context<'_>) -> io::Result<Section> {
         let messages = round.part(u64::from(rate) * seconds, clients as u64);
         // A window of ten: devices that wait for their acknowledgements.
         let work = Work { publishers: clients, messages, window: 10, ..Work::paced(rate, seconds) };
-        let before = broker.process.reading()?;
+        let before = broker.process.cpu()?;
         let outcome = block_on(publish(Wire::Mqtt, broker.mqtt, work))?;
         let mut values = vec![
             milliseconds(outcome.latency.quantile(0.99)),
             milliseconds(outcome.latency.quantile(0.5)),
             outcome.messages as f64 / outcome.took.as_secs_f64(),
         ];
-        values.extend(process(&broker, &before, outcome.messages)?);
+        values.extend(process(&broker, before, outcome.messages)?);
         Ok(values)
     })?;
     let main = Some((0, "99th percentile, milliseconds"));

@@ -60,12 +60,12 @@ impl Edge {
     fn filled(broker: Broker, work: Work) -> io::Result<Self> {
         block_on(publish(broker.kind.wire(), broker.address, work))?;
         let backlog_pss = broker.process.memory()?.pss;
-        let before = broker.process.reading()?.cpu;
+        let before = broker.process.cpu()?;
         Ok(Self { broker, backlog_pss, before, hub_up: Instant::now() })
     }
 
     fn figures(&self, rate: f64, first: Duration, messages: u64, lost: u64) -> io::Result<Vec<f64>> {
-        let cpu = self.broker.process.reading()?.cpu - self.before;
+        let cpu = self.broker.process.cpu()? - self.before;
         Ok(vec![
             rate,
             cpu.as_secs_f64() * 1e6 / messages as f64,

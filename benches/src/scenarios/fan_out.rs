@@ -17,6 +17,9 @@ use super::turns::{
     Column, Contender, Context, PROCESS, Round, Telling, apart, block_on, in_turns, joined, milliseconds, process, tell,
 };
 
+/// What each subscriber got.
+type Received = Vec<(Tally, Taken)>;
+
 const PUBLISHERS: usize = 4;
 const SUBSCRIBERS: usize = 4;
 /// What has not come for so long after the last message is lost.
@@ -69,7 +72,7 @@ fn run(context: &Context<'_>, contender: &Contender, round: &Round, work: Work) 
     let epoch = Instant::now();
     let work = Work { marked: Some(epoch), ..work };
     let subscribers = subscribe(broker.mqtt, work, epoch)?;
-    let before = broker.process.reading()?;
+    let before = broker.process.cpu()?;
     let own = own_cpu()?;
     let begin = epoch.elapsed();
     let outcome = block_on(publish(Wire::Mqtt, broker.mqtt, work))?;
@@ -86,16 +89,12 @@ fn run(context: &Context<'_>, contender: &Contender, round: &Round, work: Work) 
         taken.iter().map(|(tally, _)| tally.duplicates()).sum::<u64>() as f64,
         (own_cpu()? - own).as_secs_f64() * 1e6 / deliveries.max(1) as f64,
     ];
-    values.extend(process(&broker, &before, outcome.messages)?);
+    values.extend(process(&broker, before, outcome.messages)?);
     Ok(values)
 }
 
 /// Subscribers in a thread of their own; returns once all are subscribed.
-fn subscribe(
-    address: SocketAddr,
-    work: Work,
-    epoch: Instant,
-) -> io::Result<JoinHandle<io::Result<Vec<(Tally, Taken)>>>> {
+fn subscribe(address: SocketAddr, work: Work, epoch: Instant) -> io::Result<JoinHandle<io::Result<Received>>> {
     let (ready, subscribed) = mpsc::channel();
     let each = u32::try_from(work.share()).map_err(io::Error::other)?;
     let thread = apart(async move {

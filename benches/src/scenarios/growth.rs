@@ -151,10 +151,10 @@ fn load(
     work: Work,
 ) -> io::Result<Vec<f64>> {
     let broker = context.programs.start(contender.kind, &round.dir, settings)?;
-    let before = broker.process.reading()?;
+    let before = broker.process.cpu()?;
     let work = Work { messages: round.part(work.messages, 400), ..work };
     let outcome = block_on(publish(contender.kind.wire(), broker.address, work))?;
-    Ok(process(&broker, &before, outcome.messages)?.to_vec())
+    Ok(process(&broker, before, outcome.messages)?.to_vec())
 }
 
 fn subscriptions(context: &Context<'_>, contender: &Contender, round: &Round, work: Work) -> io::Result<Vec<f64>> {
@@ -171,10 +171,10 @@ fn subscriptions(context: &Context<'_>, contender: &Contender, round: &Round, wo
         }
         Ok(client)
     }))?;
-    let before = broker.process.reading()?;
+    let before = broker.process.cpu()?;
     let work = Work { messages: round.part(work.messages, 400), ..work };
     let outcome = block_on(publish(Wire::Mqtt, address, work))?;
-    let values = process(&broker, &before, outcome.messages)?;
+    let values = process(&broker, before, outcome.messages)?;
     drop(held);
     Ok(values.to_vec())
 }
@@ -202,11 +202,11 @@ fn beside_idle(context: &Context<'_>, contender: &Contender, round: &Round) -> i
     let idle = runtime.block_on(connect(broker.mqtt, "idle", 0..clients))?;
     // What connecting leaves to do is not part of it.
     std::thread::sleep(Duration::from_secs(1));
-    let before = broker.process.reading()?;
+    let before = broker.process.cpu()?;
     let work = Work::paced(2_000, context.size(5, 1));
     let outcome =
         block_on(publish(Wire::Mqtt, broker.mqtt, Work { messages: round.part(work.messages, 400), ..work }))?;
-    let values = process(&broker, &before, outcome.messages)?;
+    let values = process(&broker, before, outcome.messages)?;
     drop(idle);
     Ok(values.to_vec())
 }

@@ -51,7 +51,7 @@ pub(crate) fn restart(context: &Context<'_>) -> io::Result<Section> {
             memory.peak as f64 / MIB,
             memory.pss as f64 / MIB,
             allocated(&dir)? as f64 / MIB,
-            milliseconds(broker.process.reading()?.cpu),
+            milliseconds(broker.process.cpu()?),
         ];
         end(broker)?;
         Ok(values)

@@ -17,7 +17,7 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// N sessions x backlog.
 pub(crate) fn offline(context: &Context<'_>) -> io::Result<Section> {
-    const COLUMNS: [Column; 8] = [
+    const COLUMNS: [Column; 7] = [
         ("deliveries/s", 0),
         ("lost", 0),
         ("duplicates", 0),
@@ -25,7 +25,6 @@ pub(crate) fn offline(context: &Context<'_>) -> io::Result<Section> {
         ("PSS KiB per queued message", 3),
         ("CPU us/delivery", 2),
         ("peak RSS MiB", 1),
-        ("written/payload", 2),
     ];
     let note = "100 persistent sessions subscribe to everything at QoS 1 and leave; 20 publishers send 10,000 messages of 200 B; then all \
         sessions return at once and take their 10,000 each. Deliveries per second from the first CONNECT to the last message, \
@@ -44,10 +43,10 @@ pub(crate) fn offline(context: &Context<'_>) -> io::Result<Section> {
         }))?;
         let epoch = Instant::now();
         let work = Work { marked: Some(epoch), ..Work::closed(round.part(backlog, 200)) };
-        let (empty, start) = (broker.process.memory()?, broker.process.reading()?);
+        let empty = broker.process.memory()?;
         let outcome = block_on(publish(Wire::Mqtt, address, work))?;
         let full = broker.process.memory()?;
-        let before = broker.process.reading()?;
+        let before = broker.process.cpu()?;
         let each = u32::try_from(work.share()).map_err(io::Error::other)?;
         let begin = epoch.elapsed();
         // All at once: no more are away than may connect at a time, and each is read until it has everything.
@@ -72,7 +71,7 @@ pub(crate) fn offline(context: &Context<'_>) -> io::Result<Section> {
         })?;
         let deliveries: u64 = taken.iter().map(|(tally, _)| tally.distinct()).sum();
         let end = taken.iter().map(|(_, last)| *last).max().unwrap_or_default();
-        let after = broker.process.reading()?;
+        let after = broker.process.cpu()?;
         let queued = (outcome.messages * sessions as u64) as f64;
         Ok(vec![
             deliveries as f64 / end.saturating_sub(begin).as_secs_f64().max(1e-9),
@@ -80,9 +79,8 @@ pub(crate) fn offline(context: &Context<'_>) -> io::Result<Section> {
             taken.iter().map(|(tally, _)| tally.duplicates()).sum::<u64>() as f64,
             full.pss as f64 / MIB,
             (full.pss as f64 - empty.pss as f64) / 1024.0 / queued,
-            (after.cpu - before.cpu).as_secs_f64() * 1e6 / deliveries.max(1) as f64,
+            (after - before).as_secs_f64() * 1e6 / deliveries.max(1) as f64,
             broker.process.memory()?.peak as f64 / MIB,
-            (after.written - start.written) as f64 / (outcome.messages as f64 * work.payload_bytes as f64),
         ])
     })?;
     let main = Some((0, "deliveries per second"));

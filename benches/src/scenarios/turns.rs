@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use headwater_benches::brokers::{Broker, Kind, Modes, Programs};
 use headwater_benches::plot;
-use headwater_benches::process::Reading;
 use headwater_benches::report::{Cell, Runs, Section};
 
 pub(crate) const MIB: f64 = 1024.0 * 1024.0;
@@ -196,8 +195,8 @@ pub(crate) fn tell(telling: &Telling<'_>, measured: Vec<Measured>) -> Section {
 pub(crate) const PROCESS: [Column; 4] = [("CPU us/msg", 2), ("RSS MiB", 1), ("PSS MiB", 1), ("peak RSS MiB", 1)];
 
 /// The values of [`PROCESS`], since `before`.
-pub(crate) fn process(broker: &Broker, before: &Reading, messages: u64) -> io::Result<[f64; 4]> {
-    let cpu = (broker.process.reading()?.cpu - before.cpu).as_secs_f64() * 1e6;
+pub(crate) fn process(broker: &Broker, before: Duration, messages: u64) -> io::Result<[f64; 4]> {
+    let cpu = (broker.process.cpu()? - before).as_secs_f64() * 1e6;
     let memory = broker.process.memory()?;
     let mib = |bytes: u64| bytes as f64 / MIB;
     Ok([cpu / messages.max(1) as f64, mib(memory.rss), mib(memory.pss), mib(memory.peak)])
