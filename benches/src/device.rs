@@ -1,6 +1,7 @@
 //! A block device of our own whose counters tell what really reaches the card: ext4 on a loop device over a file in memory.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -27,11 +28,13 @@ impl LoopDevice {
         Ok(made)
     }
 
-    /// Bytes written to the device so far, everything included (data, journal, metadata).
+    /// Bytes written to the device so far, everything included (data, journal, metadata). What is still in the page cache is written
+    /// first: who leaves it there wears the card, too.
     ///
     /// # Errors
     /// When the counters cannot be read.
     pub fn written(&self) -> io::Result<u64> {
+        rustix::fs::syncfs(std::fs::File::open(&self.mount)?)?;
         let name = self.device.trim_start_matches("/dev/");
         let stat = std::fs::read_to_string(format!("/sys/block/{name}/stat"))?;
         let sectors: u64 = stat
@@ -67,4 +70,23 @@ fn output(program: &str, arguments: &[&str]) -> io::Result<String> {
         )));
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+/// Allocated bytes of everything below `dir`, which may change while it is looked at.
+///
+/// # Errors
+/// When `dir` cannot be read.
+pub fn allocated(dir: &Path) -> io::Result<u64> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        // A file may be gone between the listing and the look.
+        let Ok(metadata) = entry.metadata() else { continue };
+        // st_blocks counts 512 bytes, whatever the filesystem's block is.
+        sum += metadata.blocks() * 512;
+        if metadata.is_dir() {
+            sum += allocated(&entry.path()).unwrap_or(0);
+        }
+    }
+    Ok(sum)
 }

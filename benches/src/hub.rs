@@ -21,6 +21,15 @@ pub struct Prepared {
     payload: Vec<u8>,
 }
 
+/// How a backlog arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Messages per second.
+    pub rate: f64,
+    /// When the first were seen.
+    pub first: Instant,
+}
+
 impl Hub {
     /// Connects, trying until `patience` is over.
     ///
@@ -41,20 +50,33 @@ impl Hub {
         }
     }
 
-    /// Makes a file stream over `subjects` that takes atomic batches.
+    /// Makes a file stream over `subjects` that takes atomic batches, of at most `max_bytes`; it is no error if it is there already.
     ///
     /// # Errors
     /// What the hub answers.
-    pub async fn make_stream(&self, name: &str, subjects: &str) -> io::Result<()> {
-        self.context
-            .create_stream(stream::Config {
-                name: name.to_owned(),
-                subjects: vec![subjects.to_owned()],
-                allow_atomic_publish: true,
-                ..Default::default()
-            })
-            .await
-            .map_err(io::Error::other)?;
+    pub async fn make_stream(&self, name: &str, subjects: &str, max_bytes: Option<u64>) -> io::Result<()> {
+        self.make(stream::Config {
+            name: name.to_owned(),
+            subjects: vec![subjects.to_owned()],
+            max_bytes: max_bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(-1),
+            allow_atomic_publish: true,
+            ..Default::default()
+        })
+        .await
+    }
+
+    /// Makes a file stream that copies the stream of the same name in `domain`, reached through a leaf node.
+    ///
+    /// # Errors
+    /// What the hub answers.
+    pub async fn make_mirror(&self, name: &str, domain: &str) -> io::Result<()> {
+        let there = stream::External { api_prefix: format!("$JS.{domain}.API"), delivery_prefix: None };
+        let origin = stream::Source { name: name.to_owned(), external: Some(there), ..Default::default() };
+        self.make(stream::Config { name: name.to_owned(), mirror: Some(origin), ..Default::default() }).await
+    }
+
+    async fn make(&self, config: stream::Config) -> io::Result<()> {
+        self.context.create_stream(config).await.map_err(io::Error::other)?;
         Ok(())
     }
 
@@ -66,20 +88,20 @@ impl Hub {
         }
     }
 
-    /// Waits until the stream holds `count` messages and returns the rate between its first quarter and its end, messages per
-    /// second: how fast the connection came about is not part of it.
+    /// Waits until the stream holds `count` messages; the rate is from the first that were seen in it to the last: how fast the
+    /// connection came about is not part of it.
     ///
     /// # Errors
     /// When it takes longer than `patience`.
-    pub async fn drain_rate(&self, name: &str, count: u64, patience: Duration) -> io::Result<f64> {
+    pub async fn drain(&self, name: &str, count: u64, patience: Duration) -> io::Result<Arrival> {
         let deadline = Instant::now() + patience;
         let mut began: Option<(Instant, u64)> = None;
         loop {
             let held = self.messages(name).await;
             let now = Instant::now();
             if held >= count {
-                let (start, at) = began.ok_or_else(|| io::Error::other("drained before it could be timed"))?;
-                return Ok((held - at) as f64 / (now - start).as_secs_f64());
+                let (first, at) = began.ok_or_else(|| io::Error::other("drained before it could be timed"))?;
+                return Ok(Arrival { rate: (held - at) as f64 / (now - first).as_secs_f64(), first });
             }
             if held > 0 && began.is_none() {
                 began = Some((now, held));

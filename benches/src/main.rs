@@ -1,4 +1,4 @@
-//! `headwater-bench`: the figures of the README, each beside its peer in one run.
+//! `headwater-bench`: the figures of the README, each beside its peers in one run.
 
 mod scenarios;
 
@@ -6,15 +6,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use headwater_benches::brokers::Programs;
+use headwater_benches::brokers::{Programs, SUMMARY};
 use headwater_benches::machine;
+use headwater_benches::process::raise_descriptors;
 use headwater_benches::report::Report;
 
-/// How the brokers are set up, where a scenario does not say otherwise.
-const SETTINGS: &str = "headwater: one stream for every topic, ack = synced, max_bytes = 1GiB. nats-server: one file stream, \
-    sync_interval always or default. mosquitto: no persistence, no limit on queued or unacknowledged messages.";
+use scenarios::{ALL, Context, Scenario};
 
-/// Runs scenarios and writes a report: HTML, Markdown, JSON.
+/// What the largest scenario needs: 20,000 clients, and some files beside.
+const DESCRIPTORS: u64 = 65_536;
+
+/// Runs scenarios and writes a report: HTML, Markdown, JSON, and each drawing as an SVG file.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The release binary of Headwater.
@@ -23,26 +25,45 @@ struct Arguments {
     /// nats-server.
     #[arg(long)]
     nats_server: PathBuf,
-    /// Mosquitto. Left out of the runs if it is not named.
+    /// Mosquitto. Left out of the runs if it is not named, like the three below.
     #[arg(long)]
     mosquitto: Option<PathBuf>,
+    /// rumqttd.
+    #[arg(long)]
+    rumqttd: Option<PathBuf>,
+    /// NanoMQ.
+    #[arg(long)]
+    nanomq: Option<PathBuf>,
+    /// FlashMQ.
+    #[arg(long)]
+    flashmq: Option<PathBuf>,
     /// Folder that the report is written to.
     #[arg(long, default_value = "target/bench-report")]
     report: PathBuf,
     /// Directory for the brokers' data: on the device that is to be measured.
     #[arg(long, default_value = "target/bench-data")]
     data: PathBuf,
-    /// Runs of each broker; medians are printed with their range.
+    /// Runs of each broker that count, after one that warms up; medians are printed with their range.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// Messages of an ingest run; a twentieth of it where each is synced on its own.
-    #[arg(long, default_value_t = 400_000)]
-    messages: u64,
-    /// Seconds of a run at a fixed rate.
-    #[arg(long, default_value_t = 10)]
-    seconds: u64,
-    /// Scenarios: ingest, paced, fan-out, wear, memory, backfill, restart. All if none is named.
+    /// Factor for the sizes of every scenario (messages, clients, backlog, seconds): below 1 for a look, 1 for figures.
+    #[arg(long, default_value_t = 1.0, value_parser = factor)]
+    scale: f64,
+    /// Words for the report: "preliminary, beside other work".
+    #[arg(long)]
+    remark: Option<String>,
+    /// Print the names of the scenarios and stop.
+    #[arg(long)]
+    list: bool,
+    /// Names of scenarios. All if none is named.
     scenarios: Vec<String>,
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= 100.0 => Ok(value),
+        _ => Err("a number above 0 and up to 100 is expected".to_owned()),
+    }
 }
 
 fn main() -> ExitCode {
@@ -57,42 +78,77 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> std::io::Result<()> {
+    let names = ALL.map(|scenario| scenario.name);
+    if arguments.list {
+        for name in names {
+            #[expect(clippy::print_stdout)] // what was asked for
+            {
+                println!("{name}");
+            }
+        }
+        return Ok(());
+    }
     let programs = Programs {
         headwater: arguments.headwater.clone(),
         nats_server: arguments.nats_server.clone(),
         mosquitto: arguments.mosquitto.clone(),
+        rumqttd: arguments.rumqttd.clone(),
+        nanomq: arguments.nanomq.clone(),
+        flashmq: arguments.flashmq.clone(),
     };
+    let chosen: Vec<&Scenario> = if arguments.scenarios.is_empty() {
+        ALL.iter().collect()
+    } else {
+        let found = |name: &String| {
+            ALL.iter()
+                .find(|scenario| scenario.name == name)
+                .ok_or_else(|| std::io::Error::other(format!("no scenario {name:?}; there are: {}", names.join(", "))))
+        };
+        arguments.scenarios.iter().map(found).collect::<Result<_, _>>()?
+    };
+    let descriptors = raise_descriptors(DESCRIPTORS);
+    if descriptors < DESCRIPTORS {
+        eprintln!(
+            "headwater-bench: only {descriptors} file descriptors may be open, {DESCRIPTORS} wanted: what does not fit is left out"
+        );
+    }
     std::fs::create_dir_all(&arguments.data)?;
     let data = arguments.data.canonicalize()?;
-    let all = ["ingest", "paced", "fan-out", "wear", "memory", "backfill", "restart"];
-    let chosen: Vec<&str> = match arguments.scenarios.as_slice() {
-        [] => all.to_vec(),
-        names => names.iter().map(String::as_str).collect(),
-    };
     let mut facts = machine::facts(&data);
     facts.extend(programs.versions());
     facts.extend([
-        ("settings of the brokers".to_owned(), SETTINGS.to_owned()),
-        ("runs".to_owned(), arguments.runs.to_string()),
+        ("settings of the brokers".to_owned(), SUMMARY.to_owned()),
+        ("runs".to_owned(), format!("{}, after a warm-up with a tenth of the work", arguments.runs)),
+        ("size".to_owned(), format!("{} of the full run", arguments.scale)),
+        ("file descriptors".to_owned(), descriptors.to_string()),
     ]);
+    facts.extend(arguments.remark.clone().map(|remark| ("remark".to_owned(), remark)));
     let mut report = Report::new("Headwater, measured beside its peers", facts);
-    let runs = usize::from(arguments.runs);
-    for name in chosen {
-        let section = match name {
-            "ingest" => scenarios::ingest(&programs, &data, runs, arguments.messages)?,
-            "paced" => scenarios::paced(&programs, &data, runs, arguments.seconds)?,
-            "fan-out" => scenarios::fan_out(&programs, &data, runs, arguments.messages)?,
-            "wear" => scenarios::wear(&programs)?,
-            "memory" => scenarios::memory(&programs, &data)?,
-            "backfill" => scenarios::backfill(&programs, &data, runs)?,
-            "restart" => scenarios::restart(&programs, &data, runs)?,
-            other => {
-                return Err(std::io::Error::other(format!("no scenario {other:?}; there are: {}", all.join(", "))));
+    let context = Context {
+        programs: &programs,
+        data: &data,
+        runs: usize::from(arguments.runs),
+        scale: arguments.scale,
+        descriptors,
+    };
+    for scenario in chosen {
+        eprintln!("headwater-bench: {}", scenario.name);
+        let done = (scenario.run)(&context).map_err(|error| {
+            let hint = if scenario.root { " (this scenario needs root, for a loop device)" } else { "" };
+            std::io::Error::other(format!("{}: {error}{hint}", scenario.name))
+        });
+        // A long run that fails in one scenario keeps what the others find.
+        match done {
+            Ok(sections) => sections.into_iter().for_each(|section| report.add(section)),
+            Err(error) => {
+                eprintln!("headwater-bench: {error}");
+                report.fail(error.to_string());
             }
-        };
-        report.add(section);
-        // A long run that fails in its last scenario keeps what it found before.
+        }
         report.save(&arguments.report)?;
     }
-    Ok(())
+    match report.failures() {
+        [] => Ok(()),
+        failures => Err(std::io::Error::other(format!("{} failed: {}", failures.len(), failures.join("; ")))),
+    }
 }

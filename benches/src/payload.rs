@@ -24,10 +24,13 @@ impl Numbers {
     }
 }
 
-/// The topic of publisher `publisher`.
+/// Topic number `number` of publisher `publisher`.
 #[must_use]
-pub fn topic(publisher: usize) -> String {
-    format!("plant/line-{publisher:02}/press/telemetry")
+pub fn topic(publisher: usize, number: usize) -> String {
+    match number {
+        0 => format!("plant/line-{publisher:02}/press/telemetry"),
+        more => format!("plant/line-{publisher:02}/press-{more}/telemetry"),
+    }
 }
 
 /// Message number `count` of publisher `publisher`: a JSON object of exactly [`PAYLOAD_BYTES`], the readings random within

@@ -145,6 +145,28 @@ pub fn exponent(points: &[(f64, f64)]) -> Option<f64> {
     (spread > 1e-9).then(|| both / spread)
 }
 
+/// A drawing as a file of its own, with its style sheet. It has a ground of its own, so that it can be read wherever it is shown.
+#[must_use]
+pub fn standalone(svg: &str) -> String {
+    let Some((begin, rest)) = svg.split_once('>') else { return svg.to_owned() };
+    format!(
+        "{begin} color=\"#1b1f23\" style=\"background:#fff\"><style>{}</style>{rest}\n",
+        // An image knows nothing of the page around it: it stays light.
+        STYLE.split("@media").next().unwrap_or(STYLE)
+    )
+}
+
+/// The name of a file for what is called `title`: small letters, digits and dashes.
+#[must_use]
+pub fn file_name(title: &str) -> String {
+    let words: Vec<String> = title
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_ascii_lowercase)
+        .collect();
+    words.join("-")
+}
+
 /// `text` with the characters replaced that have a meaning in HTML and SVG.
 #[must_use]
 pub fn escape(text: &str) -> String {
@@ -236,6 +258,18 @@ mod tests {
         {
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
+    }
+
+    #[test]
+    fn a_drawing_stands_by_itself() {
+        let bar = Bar { label: "one".to_owned(), median: 1.0, min: 1.0, max: 1.0 };
+        let svg = standalone(&bars("t", "u", &[bar]));
+        assert!(
+            svg.starts_with("<svg class=") && svg.contains("<style>.plot{") && svg.contains("--s0:#0b6e99"),
+            "{svg}"
+        );
+        assert!(!svg.contains("@media") && svg.trim_end().ends_with("</svg>"), "{svg}");
+        assert_eq!(file_name("Growth: MiB of backlog"), "growth-mib-of-backlog");
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 /// A running broker. Killed and reaped when dropped.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct Memory {
     pub rss: u64,
     /// Resident now, shared pages divided among those who share them.
     pub pss: u64,
+    /// Resident now and in no file: heap and stacks.
+    pub anonymous: u64,
     /// Highest resident since the start.
     pub peak: u64,
 }
@@ -46,12 +50,7 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn cpu(&self) -> io::Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name, second field, may hold spaces: fields are counted from behind it (proc(5): utime 14, stime 15).
-        let fields: Vec<&str> =
-            stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
-        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap_or(0)).sum();
-        Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+        cpu_of(&self.child.id().to_string())
     }
 
     /// Memory now.
@@ -64,6 +63,7 @@ impl Process {
         Ok(Memory {
             rss: number(&status, "VmRSS:") * 1024,
             pss: number(&rollup, "Pss:") * 1024,
+            anonymous: number(&status, "RssAnon:") * 1024,
             peak: number(&status, "VmHWM:") * 1024,
         })
     }
@@ -93,6 +93,26 @@ impl Process {
         Ok(now.iter().map(|(thread, sum)| sum - before.get(thread).copied().unwrap_or(0)).sum())
     }
 
+    /// Context switches per second over the next `time`.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn switches_per_second(&self, time: Duration) -> io::Result<f64> {
+        let (before, start) = (self.context_switches()?, Instant::now());
+        std::thread::sleep(time);
+        Ok(self.context_switches_since(&before)? as f64 / start.elapsed().as_secs_f64())
+    }
+
+    /// Asks it to end in order (SIGTERM) and waits until it has.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn terminate(mut self) -> io::Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Ends it at once, as a power cut would.
     pub fn kill(mut self) {
         self.end();
@@ -109,6 +129,41 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// User and system time of this process: what the load generator costs.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn own_cpu() -> io::Result<Duration> {
+    cpu_of("self")
+}
+
+fn cpu_of(process: &str) -> io::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name, second field, may hold spaces: fields are counted from behind it (proc(5): utime 14, stime 15).
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    let ticks: u64 = fields.iter().skip(11).take(2).map(|field| field.parse::<u64>().unwrap_or(0)).sum();
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// Raises the limit on file descriptors for this process and the brokers it starts to `wanted`, or as far as it may; gives what it is
+/// then.
+#[must_use]
+pub fn raise_descriptors(wanted: u64) -> u64 {
+    let now = getrlimit(Resource::Nofile);
+    let hard = now.maximum.unwrap_or(u64::MAX);
+    // Only root may raise the hard limit; the soft one may always follow it.
+    for limit in [
+        Rlimit { current: Some(wanted), maximum: Some(hard.max(wanted)) },
+        Rlimit { current: Some(wanted.min(hard)), maximum: now.maximum },
+    ] {
+        if setrlimit(Resource::Nofile, limit).is_ok() {
+            break;
+        }
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 fn number(text: &str, key: &str) -> u64 {

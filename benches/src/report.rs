@@ -106,6 +106,7 @@ pub struct Section {
     columns: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
     plots: Vec<String>,
+    failures: Vec<String>,
 }
 
 impl Section {
@@ -118,7 +119,13 @@ impl Section {
             columns: columns.to_vec(),
             rows: Vec::new(),
             plots: Vec::new(),
+            failures: Vec::new(),
         }
+    }
+
+    /// Notes that `who` has no figures, and why. The row says it too.
+    pub fn failed(&mut self, who: &str, why: &str) {
+        self.failures.push(format!("{}: {who}: {why}", self.title));
     }
 
     /// Adds a row.
@@ -182,20 +189,33 @@ pub struct Report {
     title: String,
     facts: Vec<(String, String)>,
     sections: Vec<Section>,
+    failures: Vec<String>,
 }
 
 impl Report {
     /// An empty report. `facts` are the machine, the versions, the settings: name and value.
     #[must_use]
     pub fn new(title: &str, facts: Vec<(String, String)>) -> Self {
-        Self { title: title.to_owned(), facts, sections: Vec::new() }
+        Self { title: title.to_owned(), facts, sections: Vec::new(), failures: Vec::new() }
     }
 
     /// Adds what a scenario found and prints it at once, so that a long run can be followed.
     #[expect(clippy::print_stdout)] // the report is this program's output
     pub fn add(&mut self, section: Section) {
         println!("{}", section.markdown());
+        self.failures.extend_from_slice(&section.failures);
         self.sections.push(section);
+    }
+
+    /// Notes that something could not be measured at all.
+    pub fn fail(&mut self, what: String) {
+        self.failures.push(what);
+    }
+
+    /// What could not be measured, and why.
+    #[must_use]
+    pub fn failures(&self) -> &[String] {
+        &self.failures
     }
 
     /// The whole report as Markdown.
@@ -244,10 +264,11 @@ impl Report {
         let facts: serde_json::Map<String, Value> =
             self.facts.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
         let sections: Vec<Value> = self.sections.iter().map(Section::json).collect();
-        json!({ "title": self.title, "facts": facts, "sections": sections })
+        json!({ "title": self.title, "facts": facts, "sections": sections, "failures": self.failures })
     }
 
-    /// Writes `report.html`, `report.md` and `report.json` into `folder`, which is made if it is missing.
+    /// Writes `report.html`, `report.md`, `report.json` and a file for each drawing (`ingest.svg`, a second one `ingest-2.svg`) into
+    /// `folder`, which is made if it is missing.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -255,6 +276,13 @@ impl Report {
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join("report.html"), self.html())?;
         std::fs::write(folder.join("report.md"), self.markdown())?;
+        for section in &self.sections {
+            for (number, svg) in (1..).zip(&section.plots) {
+                let number = if number == 1 { String::new() } else { format!("-{number}") };
+                let name = format!("{}{number}.svg", plot::file_name(&section.title));
+                std::fs::write(folder.join(name), plot::standalone(svg))?;
+            }
+        }
         std::fs::write(folder.join("report.json"), format!("{:#}\n", self.json()))
     }
 }

@@ -7,7 +7,11 @@ use std::process::Command;
 
 /// Modules (a file, or a folder with all below it) that hold decisions only: no I/O, clock, randomness or async.
 const PURE: &[&str] = &[
+    "benches/src/brokers/config",
+    "benches/src/histogram",
+    "benches/src/payload",
     "benches/src/plot",
+    "benches/src/tally",
     "broker/src/auth/acl",
     "broker/src/auth/jwt",
     "broker/src/mqtt",

@@ -12,6 +12,7 @@
 //! | `read.rs`, `open.rs`, `verify.rs` | reading, opening and recovery, looking for damage without changing anything |
 //! | `frame.rs`, `records.rs`, `block.rs` | bytes; pure |
 //! | `staging.rs`, `store.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
+//! | `kernels.rs` | blocks by themselves, for `benches/` |
 //!
 //! Left out on purpose: who may append what, retries, anything MQTT.
 
@@ -24,6 +25,8 @@ mod epoch;
 mod frame;
 mod group;
 mod held;
+#[doc(hidden)]
+pub mod kernels;
 mod layout;
 mod memory;
 mod open;
