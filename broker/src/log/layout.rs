@@ -7,6 +7,7 @@
 //! | `LOCK` | open | empty; held with `flock` while a process has the log open, its process id as text inside |
 //! | `FORMAT` | first open | text: `headwater-log`, `version = N`, `seed = HEX` (16 digits, random, seeds all checksums and hashes) |
 //! | `staging-0`, `staging-1` | writer | frames, see below; preallocated, overwritten in place |
+//! | `ends` | writer | notes of how far every stream was durable, see `ends.rs`; preallocated, overwritten in place |
 //! | `reserve` | open, sealer | zeros; released when the filesystem is full, taken back later |
 //! | `store/` | sealer | fjall database with one keyspace `epochs` |
 //! | `damaged-N/` | open | a store that could not be opened, moved aside; deleted when its space is needed |
@@ -31,6 +32,9 @@
 //! Body of a frame: records, each a kind byte and varints (LEB128) as written by `records.rs`:
 //! [`KIND_MESSAGE`]: stream, sequence, time delta, tag (1 byte), then subject, headers, payload, each with its length before it.
 //! [`KIND_PUT`]: table (1 byte), key, value. [`KIND_DELETE`]: table, key. [`KIND_META`]: length, then [`META_VERSION`] and a postcard [`Meta`].
+//!
+//! Note in `ends` (two places of [`ENDS_BYTES`], written in turn): xxh3-64 of what follows the length, seeded with the seed in `FORMAT`;
+//! its length (4 bytes, little endian); [`ENDS_VERSION`]; a postcard `Note`.
 //!
 //! Keys of the keyspace `epochs` (16 bytes, big endian): epoch `u32`, stream `u32`, first sequence `u64`.
 //!
@@ -81,6 +85,11 @@ pub(super) const BLOCK_VERSION: u8 = 1;
 pub(super) const INDEX_VERSION: u8 = 1;
 /// Version of [`Snapshot`].
 pub(super) const SNAPSHOT_VERSION: u8 = 1;
+
+/// Version of a note in `ends`.
+pub(super) const ENDS_VERSION: u8 = 1;
+/// Each of the two places in `ends`.
+pub(super) const ENDS_BYTES: u64 = 16 << 10;
 
 /// Tag of a table record that sets a value.
 pub(super) const TAG_PUT: u8 = 1;

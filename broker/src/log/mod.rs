@@ -11,7 +11,7 @@
 //! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns; `epoch.rs` what an epoch is made of |
 //! | `read.rs`, `open.rs`, `verify.rs` | reading, opening and recovery, looking for damage without changing anything |
 //! | `frame.rs`, `records.rs`, `block.rs` | bytes; pure |
-//! | `staging.rs`, `store.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
+//! | `staging.rs`, `ends.rs`, `store.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
 //! | `kernels.rs` | blocks by themselves, for `benches/` |
 //!
 //! Left out on purpose: who may append what, retries, anything MQTT.
@@ -21,6 +21,7 @@ mod boots;
 mod cache;
 mod core;
 mod disk;
+mod ends;
 mod epoch;
 mod frame;
 mod group;

@@ -13,6 +13,7 @@ use super::block::OpenBlock;
 use super::cache::Cache;
 use super::core::{Core, EpochCore};
 use super::disk;
+use super::ends::{Ends, Note};
 use super::frame::unpack;
 use super::group::Span;
 use super::held::{Piece, Source};
@@ -61,11 +62,14 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     };
     load_epochs(&store, &mut core, &mut report).map_err(|e| OpenError::Storage(e.to_string()))?;
 
-    let staging = Staging::open(&dir, sizes.slot_bytes).map_err(|e| match e.kind() {
+    let cannot_open = |e: io::Error| match e.kind() {
         io::ErrorKind::StorageFull => OpenError::DiskFull { dir: dir.clone() },
         _ => not_writable(&dir, &e),
-    })?;
+    };
+    let staging = Staging::open(&dir, sizes.slot_bytes).map_err(cannot_open)?;
+    let (ends, note) = Ends::open(&dir, seed).map_err(cannot_open)?;
     replay(&staging, &mut core, &mut report).map_err(|e| OpenError::Storage(e.to_string()))?;
+    apply_note(&note, &mut core, &mut report);
 
     let id = config.clock.boot_id().map_or(0, |id| xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), seed) | 1);
     report.boot = core.boots.begin(id, config.clock.monotonic(), config.clock.wall());
@@ -74,9 +78,10 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     }
 
     let saved: Vec<u64> = core.streams.iter().map(|s| s.held.known_first).collect();
-    // An epoch may remember sequences that were durable in a frame that is now damaged, with no frame behind it that shows the hole.
-    let ends: Vec<(u64, u64)> = core.streams.iter().map(|s| (s.durable_next.max(s.held.first), s.next)).collect();
-    for (id, (found, known)) in (0u32..).zip(ends).filter(|(_, (found, known))| found < known) {
+    // An epoch or the last note may remember sequences that were durable in a frame that is now damaged, with no frame behind it that
+    // shows the hole.
+    let reached: Vec<(u64, u64)> = core.streams.iter().map(|s| (s.durable_next.max(s.held.first), s.next)).collect();
+    for (id, (found, known)) in (0u32..).zip(reached).filter(|(_, (found, known))| found < known) {
         note_damage(&mut core, id, found, known - 1, &mut report);
     }
     for stream in &mut core.streams {
@@ -114,6 +119,7 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
         pulse: Pulse::default(),
         store,
         staging,
+        ends,
         cache: Mutex::new(Cache::default()),
         clock: config.clock,
         dir,
@@ -451,6 +457,23 @@ fn replay_span(core: &mut Core, group: u64, span: &Span, report: &mut OpenReport
     let source = Source::Frame(group);
     stream.held.add(Piece { source, first: span.first, last: span.last, msgs: span.msgs, bytes: span.bytes });
     stream.durable_next = span.last + 1;
+}
+
+/// What was durable when that was last noted, and is not found, is damaged.
+fn apply_note(note: &Note, core: &mut Core, report: &mut OpenReport) {
+    if note.group >= core.next_group {
+        // Groups of epochs that cannot be read were no frames any more.
+        if report.quarantined.is_none() && report.damaged_epochs == 0 {
+            report.frames_lost += note.group + 1 - core.next_group;
+        }
+        core.next_group = note.group + 1;
+    }
+    for &(id, end) in &note.ends {
+        match core.streams.get_mut(id as usize) {
+            Some(stream) => stream.next = stream.next.max(end),
+            None => error!(stream = id, end, "messages of a stream whose name is lost"),
+        }
+    }
 }
 
 /// Epochs that were dropped after the state was last saved: what they held is lost for cursors that had not confirmed it.

@@ -10,6 +10,7 @@ use tracing::{error, warn};
 use super::block::OpenBlock;
 use super::cache::Cache;
 use super::core::Core;
+use super::ends::Ends;
 use super::frame::unpack;
 use super::held::{Head, Source, Wanted};
 use super::layout::{EpochIndex, INDEX_STREAM, INDEX_VERSION, TABLE_BASE, decode, key};
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) pulse: Pulse,
     pub(super) store: Store,
     pub(super) staging: Staging,
+    pub(super) ends: Ends,
     pub(super) cache: Mutex<Cache>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) dir: PathBuf,

@@ -86,7 +86,7 @@ impl Staging {
 }
 
 /// Allocates every block of the file, up to `len`, without changing what is there. Never shortens it.
-fn fill(file: &File, len: u64) -> io::Result<()> {
+pub(super) fn fill(file: &File, len: u64) -> io::Result<()> {
     let metadata = file.metadata()?;
     if metadata.len() >= len && metadata.blocks() * 512 >= len {
         return Ok(());

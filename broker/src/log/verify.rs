@@ -48,8 +48,8 @@ pub struct VerifiedStream {
 }
 
 impl Verified {
-    /// Nothing is damaged. An unfinished write at the end counts as none: it was not acknowledged, unless the disk damaged it
-    /// afterwards, which looks the same.
+    /// Nothing is damaged. An unfinished write at the end counts as none: it was not acknowledged, unless that was in the second before
+    /// the process was killed and the disk damaged it afterwards, which looks the same.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let OpenReport { frames_lost, damaged_epochs, damaged, quarantined, .. } = &self.opened;

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::warn;
+
 use super::AckPolicy;
-use super::core::Core;
+use super::core::{Core, StreamCore};
+use super::ends::NOTE_AFTER;
 use super::frame::{FrameHeader, FrameIdentity, encode_frame, frame_len};
 use super::group::Group;
+use super::held::{Piece, Source};
 use super::layout::{FRAME_HEADER_BYTES, Meta};
 use super::record::{Stamp, Ticket};
 use super::shared::Shared;
@@ -22,6 +26,7 @@ const KEEP_BYTES: usize = 256 << 10;
 enum Todo {
     Commit,
     Sync,
+    Note,
     Expire,
     End,
 }
@@ -33,11 +38,15 @@ pub(super) struct Writer {
     frame: Vec<u8>,
     /// Since when something is written and not synced, and where (only with [`AckPolicy::Interval`]).
     unsynced: Option<(Instant, SlotId)>,
+    /// Since when something is durable that the `ends` file does not say.
+    unnoted: Option<Instant>,
+    /// The last note could not be written; said once.
+    note_failed: bool,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>) -> Writer {
-        Writer { shared, spare: Group::default(), frame: Vec::new(), unsynced: None }
+        Writer { shared, spare: Group::default(), frame: Vec::new(), unsynced: None, unnoted: None, note_failed: false }
     }
 
     /// Runs until the log is closed or fails.
@@ -46,6 +55,10 @@ impl Writer {
             let done = match self.wait() {
                 Todo::Commit => self.commit(),
                 Todo::Sync => self.sync(),
+                Todo::Note => {
+                    self.note();
+                    Ok(())
+                }
                 Todo::Expire => {
                     self.expire();
                     Ok(())
@@ -57,8 +70,9 @@ impl Writer {
                 break;
             }
         }
-        if let Err(error) = self.sync() {
-            self.shared.fail(&error.to_string());
+        match self.sync() {
+            Err(error) => self.shared.fail(&error.to_string()),
+            Ok(()) => self.note_all(),
         }
         self.shared.lock().writer_ended = true;
         self.shared.sealer_wake.notify_all();
@@ -75,6 +89,12 @@ impl Writer {
             let now = Instant::now();
             let mut until: Option<Instant> = None;
             let mut at_latest = |at: Instant| until = Some(until.map_or(at, |u| u.min(at)));
+            if let (Some(since), None) = (self.unnoted, self.unsynced) {
+                if now >= since + NOTE_AFTER {
+                    return Todo::Note;
+                }
+                at_latest(since + NOTE_AFTER);
+            }
             if core.must_commit || (core.closing && core.has_unsaved()) {
                 return Todo::Commit;
             }
@@ -190,6 +210,7 @@ impl Writer {
             // Appends to memory streams may have waited for these.
             self.shared.room.notify_waiters();
         }
+        self.unnoted = self.unnoted.or(Some(Instant::now()));
         self.shared.mark.send_modify(|mark| mark.ticket = mark.ticket.max(Ticket(group.ticket)));
         group.clear();
         self.spare = group;
@@ -257,6 +278,34 @@ impl Writer {
             group.meta(&record);
         }
         Some((slot, generation))
+    }
+
+    /// Notes how far all is durable. Only for use while nothing is unsynced.
+    fn note(&mut self) {
+        self.unnoted = None;
+        let (group, ends) = {
+            let core = self.shared.lock();
+            let in_frame = |piece: &Piece| matches!(piece.source, Source::Frame(_));
+            let staged = |s: &StreamCore| s.held.pieces().next_back().is_some_and(in_frame);
+            let staged = (0u32..).zip(&core.streams).filter(|(_, s)| staged(s));
+            (core.next_group - 1, staged.map(|(id, stream)| (id, stream.durable_next)).collect())
+        };
+        let noted = self.shared.ends.note(group, ends);
+        if let (Err(error), false) = (&noted, self.note_failed) {
+            // Costs no message: only later damage to the last frames could not be told from an unfinished write.
+            warn!(%error, "cannot note in the data directory how far the log is durable");
+        }
+        self.note_failed = noted.is_err();
+    }
+
+    /// At the end: the last note, on disk.
+    fn note_all(&mut self) {
+        if self.unnoted.is_some() && !self.shared.lock().failed {
+            self.note();
+            if let Err(error) = self.shared.ends.sync() {
+                warn!(%error, "cannot sync the note of how far the log is durable");
+            }
+        }
     }
 
     fn sync(&mut self) -> std::io::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::time::Instant;
 
 use super::model::{copy_dir, quiesce};
 use super::*;
@@ -63,7 +64,8 @@ fn a_frame_cut_short_at_any_place_loses_only_itself() {
     for cut in [0, 3, 8, 40, 55, 56, 57, 300, len - 9] {
         let copy = tempfile::tempdir().expect("temporary directory");
         copy_dir(dir.path(), copy.path());
-        // As if this had been the last write, and the machine stopped in it.
+        // As if this had been the last write, and the machine stopped in it: nothing was noted yet.
+        fs::remove_file(copy.path().join("ends")).expect("there");
         for (other, begin, length) in frames.iter().filter(|f| (&f.0, f.1) >= (path, *at) && f.0 == *path) {
             let file = fs::OpenOptions::new()
                 .write(true)
@@ -83,6 +85,67 @@ fn a_frame_cut_short_at_any_place_loses_only_itself() {
         let value = log.table_get(TableId(0), b"n").expect("readable").expect("there");
         assert_eq!(value, last.to_le_bytes().to_vec(), "a group is whole or absent");
         assert_eq!(append_durably(&log, &[message(a, "s", b"x")]).last_seq, Some(Seq(last + 1)));
+    }
+}
+
+#[test]
+fn the_last_frames_are_damaged_and_not_unfinished_once_they_are_noted() {
+    let dir = filled();
+    let frames = live_frames(dir.path());
+    let at = frames.iter().rposition(|f| f.2 > 2500).expect("a frame with a message");
+    // Behind it is only what looking for the frames added: nothing with a message says that it was there.
+    let (path, at, len) = &frames[at];
+    let name = path.file_name().expect("named");
+    let harms: [(&str, &dyn Fn(&Path)); 4] = [
+        ("a bit flipped", &|file| flip(file, at + len / 2)),
+        ("all zeroed from there", &|file| {
+            let end = fs::metadata(file).expect("there").len() as usize;
+            let file = fs::OpenOptions::new().write(true).open(file).expect("there");
+            file.write_all_at(&vec![0; end - at], *at as u64).expect("written");
+        }),
+        ("the file shortened", &|file| {
+            let file = fs::OpenOptions::new().write(true).open(file).expect("there");
+            file.set_len(*at as u64).expect("shortened");
+        }),
+        ("the file removed", &|file| fs::remove_file(file).expect("there")),
+    ];
+    for (harm, damage) in harms {
+        let copy = tempfile::tempdir().expect("temporary directory");
+        copy_dir(dir.path(), copy.path());
+        damage(&copy.path().join(name));
+        let (log, report) = open(copy.path());
+        let a = log.stream("a").expect("there");
+        let items = read_all(&log, a, 1);
+        let [(first, last, GapReason::Damage)] = gaps(&items)[..] else { panic!("{harm}: {:?}", gaps(&items)) };
+        assert_eq!(last, 60, "{harm}");
+        assert_eq!(seqs(&items), (1..first).collect::<Vec<_>>(), "{harm}");
+        assert_eq!(report.damaged.len(), 1, "{harm}: {report:?}");
+        assert!(report.frames_lost >= 1, "{harm}: {report:?}");
+        assert_eq!(append_durably(&log, &[message(a, "s", b"x")]).last_seq, Some(Seq(61)), "{harm}: no sequence twice");
+        drop(log);
+        // Once said, it is known: not found again, and still a gap.
+        let (log, report) = open(copy.path());
+        assert!(report.damaged.is_empty(), "{harm}: {report:?}");
+        assert_eq!(gaps(&read_all(&log, a, 1)), [(first, 60, GapReason::Damage)], "{harm}");
+    }
+}
+
+#[test]
+fn a_running_log_notes_how_far_it_is_durable() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (log, _) = open(dir.path());
+    let a = log.stream("a").expect("there");
+    append_durably(&log, &[message(a, "s", b"x"), message(a, "s", b"y")]);
+    let group = log.shared().lock().next_group - 1;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (_, note) = ends::Ends::open(dir.path(), log.shared().seed).expect("readable");
+        if note.group == group {
+            assert_eq!(note.ends, [(a.0, 3)]);
+            break;
+        }
+        assert!(note.group < group && Instant::now() < deadline, "{note:?}");
+        std::thread::yield_now();
     }
 }
 
@@ -142,6 +205,7 @@ fn lost_staging_files_are_a_gap_where_epochs_knew_better_and_no_sequence_comes_t
     for path in staging(dir.path()) {
         fs::write(&path, vec![0; 64 << 10]).expect("written");
     }
+    fs::remove_file(dir.path().join("ends")).expect("there");
     let known = {
         let store = store::Store::open(&dir.path().join("store")).expect("open");
         let newest = store.epochs().expect("listed").last().expect("one").0;
