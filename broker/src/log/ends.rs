@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::layout::{ENDS_BYTES, ENDS_VERSION, decode, encode};
+use super::layout::{ENDS_PLACE_BYTES, ENDS_VERSION, decode, encode};
 use super::staging;
 
 /// How long an acknowledged message may be unmentioned here. Each note dirties a page of its own, which the kernel writes after some
@@ -53,11 +53,11 @@ impl Ends {
     pub(super) fn open(dir: &Path, seed: u64) -> io::Result<(Ends, Note)> {
         let path = dir.join("ends");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        staging::fill(&file, 2 * ENDS_BYTES)?;
+        staging::fill(&file, 2 * ENDS_PLACE_BYTES as u64)?;
         let mut newest = Note::default();
-        for page in 0..2 {
-            let mut bytes = vec![0; PAGE];
-            file.read_exact_at(&mut bytes, page * ENDS_BYTES)?;
+        for number in 0..2 {
+            let mut bytes = vec![0; ENDS_PLACE_BYTES];
+            file.read_exact_at(&mut bytes, place(number))?;
             if let Some(note) = unpack(&bytes, seed).filter(|note| note.serial >= newest.serial) {
                 newest = note;
             }
@@ -69,7 +69,7 @@ impl Ends {
     pub(super) fn note(&self, group: u64, ends: Vec<(u32, u64)>) -> io::Result<()> {
         let serial = self.serial.fetch_add(1, Relaxed);
         let bytes = pack(Note { serial, group, ends }, self.seed);
-        self.file.write_all_at(&bytes, serial % 2 * ENDS_BYTES)
+        self.file.write_all_at(&bytes, place(serial))
     }
 
     /// Makes the notes durable.
@@ -78,20 +78,23 @@ impl Ends {
     }
 }
 
-const PAGE: usize = ENDS_BYTES as usize;
+/// Where a note of this serial goes.
+fn place(serial: u64) -> u64 {
+    serial % 2 * ENDS_PLACE_BYTES as u64
+}
 
 fn pack(mut note: Note, seed: u64) -> Vec<u8> {
     let mut body = encode(ENDS_VERSION, &note);
-    while body.len() > PAGE - HEAD_BYTES {
-        note.ends.truncate(note.ends.len() * (PAGE - HEAD_BYTES) / body.len());
+    while body.len() > ENDS_PLACE_BYTES - HEAD_BYTES {
+        note.ends.truncate(note.ends.len() * (ENDS_PLACE_BYTES - HEAD_BYTES) / body.len());
         body = encode(ENDS_VERSION, &note);
     }
-    let len = u32::try_from(body.len()).expect("a page is shorter than 4 GiB");
+    let len = u32::try_from(body.len()).expect("a place is shorter than 4 GiB");
     [&xxh3_64_with_seed(&body, seed).to_le_bytes()[..], &len.to_le_bytes(), &body].concat()
 }
 
-fn unpack(page: &[u8], seed: u64) -> Option<Note> {
-    let (sum, rest) = page.split_first_chunk::<8>()?;
+fn unpack(place: &[u8], seed: u64) -> Option<Note> {
+    let (sum, rest) = place.split_first_chunk::<8>()?;
     let (len, rest) = rest.split_first_chunk::<4>()?;
     let body = rest.get(..u32::from_le_bytes(*len) as usize)?;
     let whole = xxh3_64_with_seed(body, seed) == u64::from_le_bytes(*sum);
@@ -112,7 +115,7 @@ mod tests {
         let (_, newest) = Ends::open(dir.path(), 7).expect("open");
         assert_eq!((newest.group, &newest.ends[..]), (4, &[(0, 12), (9, u64::MAX)][..]));
 
-        let at = newest.serial % 2 * ENDS_BYTES + 14;
+        let at = place(newest.serial) + 14;
         ends.file.write_all_at(&[0xFF; 3], at).expect("written");
         let (again, before) = Ends::open(dir.path(), 7).expect("open");
         assert_eq!((before.group, &before.ends[..]), (3, &[(0, 10)][..]));
@@ -125,7 +128,7 @@ mod tests {
     fn more_streams_than_fit_are_left_out() {
         let ends: Vec<(u32, u64)> = (0..4096).map(|id| (u32::MAX - id, u64::MAX)).collect();
         let bytes = pack(Note { serial: 1, group: 2, ends }, 7);
-        assert!(bytes.len() <= PAGE);
+        assert!(bytes.len() <= ENDS_PLACE_BYTES);
         let note = unpack(&bytes, 7).expect("whole");
         assert!(note.ends.len() >= 818, "{}", note.ends.len());
         assert!(unpack(&bytes, 8).is_none(), "another log's");

@@ -33,7 +33,7 @@
 //! [`KIND_MESSAGE`]: stream, sequence, time delta, tag (1 byte), then subject, headers, payload, each with its length before it.
 //! [`KIND_PUT`]: table (1 byte), key, value. [`KIND_DELETE`]: table, key. [`KIND_META`]: length, then [`META_VERSION`] and a postcard [`Meta`].
 //!
-//! Note in `ends` (two places of [`ENDS_BYTES`], written in turn): xxh3-64 of what follows the length, seeded with the seed in `FORMAT`;
+//! Note in `ends` (two places of [`ENDS_PLACE_BYTES`], written in turn): xxh3-64 of what follows the length, seeded with the seed in `FORMAT`;
 //! its length (4 bytes, little endian); [`ENDS_VERSION`]; a postcard `Note`.
 //!
 //! Keys of the keyspace `epochs` (16 bytes, big endian): epoch `u32`, stream `u32`, first sequence `u64`.
@@ -89,7 +89,7 @@ pub(super) const SNAPSHOT_VERSION: u8 = 1;
 /// Version of a note in `ends`.
 pub(super) const ENDS_VERSION: u8 = 1;
 /// Each of the two places in `ends`.
-pub(super) const ENDS_BYTES: u64 = 16 << 10;
+pub(super) const ENDS_PLACE_BYTES: usize = 16 << 10;
 
 /// Tag of a table record that sets a value.
 pub(super) const TAG_PUT: u8 = 1;

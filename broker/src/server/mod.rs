@@ -17,8 +17,8 @@ mod outgoing;
 mod peer;
 mod proxy;
 mod rate;
-mod socket;
 mod shares;
+mod socket;
 mod stats;
 mod sys;
 #[cfg(test)]

@@ -96,10 +96,11 @@ fn the_last_frames_are_damaged_and_not_unfinished_once_they_are_noted() {
     // Behind it is only what looking for the frames added: nothing with a message says that it was there.
     let (path, at, len) = &frames[at];
     let name = path.file_name().expect("named");
-    let harms: [(&str, &dyn Fn(&Path)); 4] = [
+    type Harm<'a> = (&'a str, &'a dyn Fn(&Path));
+    let harms: [Harm<'_>; 4] = [
         ("a bit flipped", &|file| flip(file, at + len / 2)),
         ("all zeroed from there", &|file| {
-            let end = fs::metadata(file).expect("there").len() as usize;
+            let end = fs::read(file).expect("there").len();
             let file = fs::OpenOptions::new().write(true).open(file).expect("there");
             file.write_all_at(&vec![0; end - at], *at as u64).expect("written");
         }),
