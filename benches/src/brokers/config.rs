@@ -3,8 +3,8 @@
 //! Limits that would end a run early (connections, queued and unacknowledged messages) are lifted for everybody; what is not named
 //! here is the broker's default.
 
+use core::net::SocketAddr;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use super::Kind;
