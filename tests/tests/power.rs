@@ -7,6 +7,7 @@
 //! `HEADWATER_POWER_CUTS` sets the number of cuts; `tests/power-cut` makes 20,000. The seed makes the same choices again; which
 //! operation of the log's two threads comes first is up to the machine, so a failure may take several tries to come back.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -300,4 +301,32 @@ fn a_power_cut_at_any_moment_loses_no_acknowledged_message_in_many_cuts() {
         "too little happened: {:?}",
         run.epochs
     );
+}
+
+#[test]
+fn a_disk_that_is_full_to_the_last_byte_keeps_no_log_from_opening() {
+    let rig = Rig::mount();
+    let mut disk = Disk::default();
+    disk.set_capacity(DISK_BYTES);
+    let volume = rig.add(disk);
+    {
+        let (log, _) = Log::open(config(&volume)).expect("a new log opens");
+        let stream = log.stream("few").expect("configured");
+        let message = NewMessage { stream, subject: b"a/b", headers: b"", payload: b"x", tag: 0 };
+        let appended = log.append(&[Entry::Message(message)]).expect("accepted");
+        wait(&log, appended.ticket);
+        log.close();
+    }
+    // As a power cut leaves it that took what was not synced, which nobody needs.
+    std::fs::File::options().write(true).open(volume.path().join("data/LOCK")).expect("there").set_len(0).expect("cut");
+    let mut ballast = std::fs::File::create(volume.path().join("ballast")).expect("made");
+    let full = loop {
+        // A page at a time, to the last one.
+        if let Err(error) = ballast.write_all(&[1; 4096]) {
+            break error;
+        }
+    };
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let (log, _) = Log::open(config(&volume)).unwrap_or_else(|e| panic!("it does not open: {e}"));
+    assert_eq!(whole(&log, "few", |_, _| {}), (1, 1));
 }

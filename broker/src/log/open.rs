@@ -43,14 +43,8 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     let mut core = Core::new(sizes, seed);
 
     let path = dir.join("store");
-    // The staging files are made when the store has been: without them, it is an unfinished creation and holds nothing.
-    let made = dir.join("staging-0").exists() || dir.join("staging-1").exists();
     let store = match Store::open(&path) {
         Ok(store) => store,
-        Err(StoreError::Damaged(_)) if !made => {
-            let again = fs::remove_dir_all(&path).map_err(StoreError::from).and_then(|()| Store::open(&path));
-            again.map_err(|e| OpenError::Storage(e.to_string()))?
-        }
         Err(StoreError::Damaged(what)) => {
             let aside = quarantine(&dir, &path).map_err(|e| not_writable(&dir, &e))?;
             error!(what, moved_to = %aside.display(), "the epochs cannot be opened; they were moved aside, the log goes on with its staging files");
@@ -68,7 +62,7 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     };
     let staging = Staging::open(&dir, sizes.slot_bytes).map_err(cannot_open)?;
     let (ends, note) = Ends::open(&dir, seed).map_err(cannot_open)?;
-    replay(&staging, &mut core, &mut report).map_err(|e| OpenError::Storage(e.to_string()))?;
+    replay(&staging, note.group, &mut core, &mut report).map_err(|e| OpenError::Storage(e.to_string()))?;
     apply_note(&note, &mut core, &mut report);
 
     let id = config.clock.boot_id().map_or(0, |id| xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), seed) | 1);
@@ -189,8 +183,11 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     let mut file = open.map_err(|e| not_writable(dir, &e))?;
     take_lock(&mut file, dir, FlockOperation::NonBlockingLockExclusive)?;
     let pid = std::process::id();
-    file.set_len(0).and_then(|()| writeln!(file, "{pid}")).map_err(|e| not_writable(dir, &e))?;
-    Ok(file)
+    match file.set_len(0).and_then(|()| writeln!(file, "{pid}")) {
+        // The number is for people only: a full disk must not keep the log, which makes room, from opening.
+        Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(not_writable(dir, &error)),
+        _ => Ok(file),
+    }
 }
 
 /// Locks the open `LOCK` of a directory for as long as the file lives, without waiting.
@@ -359,8 +356,8 @@ fn note_damage(core: &mut Core, id: u32, first: u64, last: u64, report: &mut Ope
     core.metas.push_back(Meta::Damage { stream: id, first, last });
 }
 
-/// Applies the frames that no epoch contains.
-fn replay(staging: &Staging, core: &mut Core, report: &mut OpenReport) -> io::Result<()> {
+/// Applies the frames that no epoch contains. Of the groups up to `durable`, those that were written are known to be on disk.
+fn replay(staging: &Staging, durable: u64, core: &mut Core, report: &mut OpenReport) -> io::Result<()> {
     let slots = [(SlotId::A, staging.read(SlotId::A)?), (SlotId::B, staging.read(SlotId::B)?)];
     let after = core.last_sealed_group;
     let mut scans: Vec<(SlotId, super::staging::Scan<'_>)> =
@@ -381,6 +378,9 @@ fn replay(staging: &Staging, core: &mut Core, report: &mut OpenReport) -> io::Re
         // Where the next frame goes; damaged places before it stay as they are.
         core.tail.slot_mut(*slot).used = last.end;
         core.next_group = core.next_group.max(last.header.group + 1);
+        if last.header.group <= durable {
+            continue;
+        }
         // IMPORTANT: before anyone is shown them. What was read may be in the kernel's memory only: its writer was killed before the
         // sync, or the sync failed, after which the kernel takes it for written and a sync alone does nothing. Who was shown a message
         // that a power cut then takes back would later see another one under its number.

@@ -93,9 +93,20 @@ impl fmt::Debug for Store {
 impl Store {
     /// Opens the store, or makes it.
     pub(super) fn open(dir: &Path) -> Result<Store, StoreError> {
-        // fjall writes its version marker last: without it, what is there is an unfinished creation and holds nothing.
+        match Store::open_whole(dir) {
+            // Without a table it holds nothing: a creation that a kill or a power cut ended, whatever of it reached the disk.
+            Err(StoreError::Damaged(_)) if !holds_tables(dir)? => {
+                fs::remove_dir_all(dir)?;
+                Store::open_whole(dir)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_whole(dir: &Path) -> Result<Store, StoreError> {
+        // fjall writes its version marker last, and takes a folder without it for a new one.
         if dir.exists() && !dir.join("version").exists() {
-            fs::remove_dir_all(dir)?;
+            return Err(StoreError::Damaged("the version marker is missing".into()));
         }
         let database = Database::builder(dir)
             // Nothing uses the memtables, so the one worker never has a flush that could block it (fjall#323).
@@ -214,6 +225,23 @@ fn options() -> KeyspaceCreateOptions {
         .index_block_pinning_policy(PinningPolicy::all(false))
         .index_block_partitioning_policy(PartitioningPolicy::all(false))
         .filter_block_partitioning_policy(PartitioningPolicy::all(false))
+}
+
+/// Whether a keyspace of the database in `dir` holds a table, other than the first, which is fjall's own list of keyspaces.
+fn holds_tables(dir: &Path) -> io::Result<bool> {
+    let keyspaces = match fs::read_dir(dir.join("keyspaces")) {
+        Ok(keyspaces) => keyspaces,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    for keyspace in keyspaces {
+        let keyspace = keyspace?;
+        let tables = keyspace.path().join("tables");
+        if keyspace.file_name() != "0" && tables.is_dir() && fs::read_dir(tables)?.next().is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Makes the names of everything below `dir` durable.

@@ -344,12 +344,37 @@ fn a_directory_that_is_not_ours_is_left_alone() {
 
 #[test]
 fn an_unfinished_creation_is_finished() {
-    let dir = tempfile::tempdir().expect("temporary directory");
-    drop(open(dir.path()));
+    let harms: [fn(&Path); 2] = [
+        |marker| fs::remove_file(marker).expect("removed"),
+        // Made and not written yet.
+        |marker| fs::write(marker, "").expect("emptied"),
+    ];
+    for harm in harms {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        drop(open(dir.path()));
+        harm(&dir.path().join("store/version"));
+        fs::OpenOptions::new()
+            .write(true)
+            .open(dir.path().join("staging-1"))
+            .expect("there")
+            .set_len(5000)
+            .expect("cut");
+        let (log, report) = open(dir.path());
+        assert!(report.quarantined.is_none());
+        let a = log.stream("a").expect("there");
+        append_durably(&log, &[message(a, "s", b"x")]);
+    }
+}
+
+#[test]
+fn a_store_with_epochs_that_lost_its_marker_is_moved_aside_and_not_deleted() {
+    let dir = filled();
+    let tables = |store: &str| fs::read_dir(dir.path().join(store).join("keyspaces/1/tables")).expect("there").count();
+    let before = tables("store");
+    assert!(before >= 2);
     fs::remove_file(dir.path().join("store/version")).expect("removed");
-    fs::OpenOptions::new().write(true).open(dir.path().join("staging-1")).expect("there").set_len(5000).expect("cut");
-    let (log, report) = open(dir.path());
-    assert!(report.quarantined.is_none());
-    let a = log.stream("a").expect("there");
-    append_durably(&log, &[message(a, "s", b"x")]);
+    let (_log, report) = open(dir.path());
+    assert_eq!(report.quarantined, Some(dir.path().join("damaged-1")));
+    assert!(!report.damaged.is_empty(), "{report:?}");
+    assert_eq!(tables("damaged-1"), before);
 }
