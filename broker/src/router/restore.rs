@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Router;
 use super::outbox::OwnMessages;
 use super::record::{
     self, BadRecord, ProgressRecord, RetainedRecord, SessionRecord, ShareRecord, StampRecord, WillRecord, qos_of,
@@ -14,9 +15,7 @@ use super::retained::Replay;
 use super::sessions::{Link, Offline, Slot, Subscription};
 use super::streams::Positions;
 use super::subscriptions::Subscriptions;
-use super::sys::is_sys;
 use super::tables::{self, OWNERS, PROGRESS, RECEIVED, RETAINED, SESSIONS, SHARES, WILLS};
-use super::{Router, Wants};
 use crate::clock::Monotonic;
 use crate::log::{Seq, Stamp, TableId};
 use crate::mqtt::packet::{PacketId, PublishProperties, Will};
@@ -141,22 +140,26 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
 
     fn received(&mut self, key: &[u8]) -> Result<(), BadRecord> {
         let (packet_id, client_id) = tables::parse_received_key(key).ok_or(BadRecord)?;
-        if let Some(found) = self.sessions.get_mut(client_id) {
+        if let Some(found) = self.of_session(client_id, RECEIVED, key) {
             found.received.push(packet_id);
-        } else {
-            // Of a session that is gone.
-            self.router.deletes.push((RECEIVED, key.to_vec()));
         }
         Ok(())
+    }
+
+    /// The session that a record belongs to; of one that is gone, the record goes too.
+    fn of_session(&mut self, client_id: &str, table: TableId, key: &[u8]) -> Option<&mut Found> {
+        let found = self.sessions.get_mut(client_id);
+        if found.is_none() {
+            self.router.deletes.push((table, key.to_vec()));
+        }
+        found
     }
 
     fn will(&mut self, key: &[u8], value: &Bytes) -> Result<(), BadRecord> {
         let client_id = std::str::from_utf8(key).map_err(|_| BadRecord)?;
         let will = record::decode(value)?;
-        if let Some(found) = self.sessions.get_mut(client_id) {
+        if let Some(found) = self.of_session(client_id, WILLS, key) {
             found.will = Some(will);
-        } else {
-            self.router.deletes.push((WILLS, key.to_vec()));
         }
         Ok(())
     }
@@ -164,10 +167,8 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
     fn owner(&mut self, key: &[u8], value: &Bytes) -> Result<(), BadRecord> {
         let client_id = std::str::from_utf8(key).map_err(|_| BadRecord)?;
         let owner = std::str::from_utf8(value).map_err(|_| BadRecord)?;
-        if let Some(found) = self.sessions.get_mut(client_id) {
+        if let Some(found) = self.of_session(client_id, OWNERS, key) {
             found.owner = Some(Arc::from(owner));
-        } else {
-            self.router.deletes.push((OWNERS, key.to_vec()));
         }
         Ok(())
     }
@@ -277,18 +278,12 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
         router.by_client.insert(client_id, key);
         router.subscriptions += filters.len();
         for (filter, options, id) in filters {
-            if router.limits.sys && is_sys(filter.levels().next()) {
-                router.sys.add();
-            }
-            if filter.is_shared() {
-                let share = router.shares.join(&filter, key, options, id);
-                for origin in &begun {
-                    if let Some(stream) = router.streams.by_id(origin.stream) {
-                        router.shares.begun(share, stream, Seq(origin.seq), key);
-                    }
+            router.note_sys(&filter);
+            let Some(share) = router.enroll(&filter, key, options, id) else { continue };
+            for origin in &begun {
+                if let Some(stream) = router.streams.by_id(origin.stream) {
+                    router.shares.begun(share, stream, Seq(origin.seq), key);
                 }
-            } else {
-                router.trie.insert(&filter, key, Wants { options, id });
             }
         }
         router.timers.extend(ends.map(|at| (at, key)));

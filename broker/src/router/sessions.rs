@@ -346,12 +346,7 @@ impl Router {
         let owned = self.owners.remove(&key).is_some();
         self.subscriptions -= slot.subscriptions.len();
         for filter in slot.subscriptions.filters() {
-            self.sys.remove(filter, key);
-            if filter.is_shared() {
-                self.leave_group(filter, key);
-            } else {
-                self.trie.remove(filter, key);
-            }
+            self.withdraw(filter, key);
         }
         let client_id = slot.client_id.as_bytes();
         let mut will = None;

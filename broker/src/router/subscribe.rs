@@ -5,14 +5,13 @@ use std::sync::Arc;
 use super::catch_up::TAG_COPY;
 use super::retained::Replay;
 use super::sessions::{Link, Subscription};
-use super::sys::is_sys;
 use super::{Router, SessionKey, Store, Wants, record};
 use crate::auth::acl::Use;
 use crate::clock::Monotonic;
 use crate::log::{AppendError, Entry, NewMessage};
 use crate::mqtt::packet::{QoS, ReasonCode, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe};
 use crate::mqtt::properties::encode_stored;
-use crate::mqtt::session::{Delivery, Message, Origin};
+use crate::mqtt::session::{Delivery, Message, Origin, ShareId};
 use crate::mqtt::topic::{TopicFilter, TopicName};
 
 /// Retained messages taken in one step.
@@ -77,15 +76,10 @@ impl Router {
         let since = known.unwrap_or_else(|| (!live && !shared).then_some(tails));
         let subscription = Subscription { options, id, since };
         slot.subscriptions.insert(filter.clone(), subscription);
-        if shared {
-            self.shares.join(&filter, key, options, id);
-        } else {
-            self.trie.insert(&filter, key, Wants { options, id });
-        }
+        self.enroll(&filter, key, options, id);
         self.subscriptions += usize::from(is_new);
-        let sys = self.limits.sys && is_sys(filter.levels().next());
-        if sys && is_new {
-            self.sys.add();
+        if is_new {
+            self.note_sys(&filter);
         }
         let send_retained = match options.retain_handling {
             // [MQTT-3.3.1-9, MQTT-3.3.1-10, MQTT-3.3.1-11]
@@ -93,11 +87,12 @@ impl Router {
             RetainHandling::SendIfNew => is_new,
             RetainHandling::DoNotSend => false,
         };
-        if sys && send_retained && !shared {
+        // Not to shared subscriptions (4.8.2).
+        let send_retained = send_retained && !shared;
+        if send_retained && self.wants_sys(&filter) {
             self.sys.wants_all(&filter, key, id);
         }
-        // Not to shared subscriptions (4.8.2).
-        if send_retained && !shared && self.retained.msgs() > 0 {
+        if send_retained && self.retained.msgs() > 0 {
             // A replay of the same filter that is still running starts over.
             replays.retain(|r| r.filter != filter);
             replays.push(Replay { filter, qos: options.qos, subscription_id: id, after: None, until_version });
@@ -106,6 +101,31 @@ impl Router {
             QoS::AtMostOnce => ReasonCode::Success,
             QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
             QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+        }
+    }
+
+    /// Makes a subscription of a session known to publishers. The group that it is a member of by it, if it is shared.
+    pub(super) fn enroll(
+        &mut self,
+        filter: &TopicFilter,
+        key: SessionKey,
+        options: SubscriptionOptions,
+        id: Option<u32>,
+    ) -> Option<ShareId> {
+        if filter.is_shared() {
+            return Some(self.shares.join(filter, key, options, id));
+        }
+        self.trie.insert(filter, key, Wants { options, id });
+        None
+    }
+
+    /// Undoes [`Router::enroll`] and [`Router::note_sys`].
+    pub(super) fn withdraw(&mut self, filter: &TopicFilter, key: SessionKey) {
+        self.sys.remove(filter, key);
+        if filter.is_shared() {
+            self.leave_group(filter, key);
+        } else {
+            self.trie.remove(filter, key);
         }
     }
 
@@ -126,12 +146,7 @@ impl Router {
                     return ReasonCode::NoSubscriptionExisted;
                 }
                 self.subscriptions -= 1;
-                self.sys.remove(&filter, key);
-                if filter.is_shared() {
-                    self.leave_group(&filter, key);
-                } else {
-                    self.trie.remove(&filter, key);
-                }
+                self.withdraw(&filter, key);
                 replays.retain(|r| r.filter != filter);
                 ReasonCode::Success
             })

@@ -46,6 +46,18 @@ pub(super) fn is_sys(first: Option<&[u8]>) -> bool {
 }
 
 impl Router {
+    /// Whether the filter is for figures, and there are any.
+    pub(super) fn wants_sys(&self, filter: &TopicFilter) -> bool {
+        self.limits.sys && is_sys(filter.levels().next())
+    }
+
+    /// Counts a new subscription, if it is one to figures.
+    pub(super) fn note_sys(&mut self, filter: &TopicFilter) {
+        if self.wants_sys(filter) {
+            self.sys.add();
+        }
+    }
+
     /// Whether somebody subscribes to figures.
     #[must_use]
     pub fn sys_wanted(&self) -> bool {
