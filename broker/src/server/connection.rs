@@ -419,12 +419,7 @@ impl Connection {
 
     /// Saves changed subscriptions; SUBACK and UNSUBACK wait for it.
     fn save_session(&mut self, reasons: Vec<ReasonCode>) {
-        let progress = Progress {
-            in_flight: self.session.in_flight(),
-            reading: self.feed.positions(),
-            replays: &self.feed.replays,
-        };
-        let ticket = match self.hub.with(|router, log| router.save_session(log, self.key, progress)) {
+        let ticket = match self.hub.with(|router, log| router.save_session(log, self.key, self.progress())) {
             Ok(ticket) => ticket,
             Err(AppendError::Busy) => {
                 self.unsaved = Some(reasons);
@@ -464,21 +459,15 @@ impl Connection {
     }
 
     fn save_connect(&self) -> Result<Ticket, AppendError> {
-        let progress = Progress {
-            in_flight: self.session.in_flight(),
-            reading: self.feed.positions(),
-            replays: &self.feed.replays,
-        };
-        self.hub.with(|router, log| router.save_connect(log, self.key, progress, self.will.as_deref()))
+        self.hub.with(|router, log| router.save_connect(log, self.key, self.progress(), self.will.as_deref()))
     }
 
     pub(super) fn save_now(&self) -> Result<Ticket, AppendError> {
-        let progress = Progress {
-            in_flight: self.session.in_flight(),
-            reading: self.feed.positions(),
-            replays: &self.feed.replays,
-        };
-        self.hub.save_progress(self.key, progress)
+        self.hub.save_progress(self.key, self.progress())
+    }
+
+    fn progress(&self) -> Progress<'_> {
+        Progress { in_flight: self.session.in_flight(), reading: self.feed.positions(), replays: &self.feed.replays }
     }
 
     /// Waits for the next thing to happen. Every branch is safe to cancel: the sockets' readiness, notifications that keep

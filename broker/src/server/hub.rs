@@ -300,13 +300,11 @@ impl Hub {
         max_bytes: usize,
         out: &mut Vec<Delivery>,
     ) -> Pull {
-        let mut state = self.lock();
-        let pull = state.router.pull(key, window, max_bytes, out);
-        state.router.note_in_flight(key, in_flight, out);
-        if state.router.take_share_wake() {
-            self.shares.notify_one();
-        }
-        pull
+        self.with(|router, _| {
+            let pull = router.pull(key, window, max_bytes, out);
+            router.note_in_flight(key, in_flight, out);
+            pull
+        })
     }
 
     pub(super) fn save_progress(&self, key: SessionKey, progress: Progress<'_>) -> Result<Ticket, AppendError> {

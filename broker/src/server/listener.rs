@@ -16,9 +16,10 @@ use super::hub::{Hub, Link};
 use super::peer::{Origin, Peer};
 use super::socket::{Listening, Socket};
 use super::stats::Refused;
-use super::websocket::{self, WebSocket};
+use super::websocket::WebSocket;
 use super::wire::Wire;
 use super::{Shutdown, tls};
+use crate::config;
 use crate::mqtt::packet::{Connect, ReasonCode, Version};
 use crate::mqtt::session::Negotiated;
 use crate::router::{AttachError, Attached};
@@ -34,7 +35,7 @@ pub(super) struct Gate {
     /// Clients without a user name.
     pub(super) anonymous: bool,
     pub(super) tls: Option<Arc<tls::Acceptor>>,
-    pub(super) websocket: Option<Arc<websocket::Place>>,
+    pub(super) websocket: Option<Arc<config::WebSocket>>,
     /// A header says whom the peer connects for.
     pub(super) proxy_protocol: bool,
     /// For what comes before MQTT.

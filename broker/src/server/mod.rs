@@ -175,15 +175,11 @@ impl Broker {
             binds.push(bound.bound(&listener.bind).map_err(failed)?);
             let tls = listener.kind.tls().map(tls::Acceptor::load).transpose().map_err(StartError::Tls)?.map(Arc::new);
             acceptors.extend(tls.clone());
-            let websocket = listener
-                .kind
-                .websocket()
-                .map(|websocket| websocket::Place { path: websocket.path.clone(), origins: websocket.origins.clone() });
             let gate = Gate {
                 index,
                 anonymous: listener.anonymous,
                 tls,
-                websocket: websocket.map(Arc::new),
+                websocket: listener.kind.websocket().cloned().map(Arc::new),
                 proxy_protocol: listener.proxy_protocol,
                 handshake_timeout: mqtt.handshake_timeout,
                 connect_timeout: mqtt.connect_timeout,

@@ -9,6 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, BufMut, BytesMut};
 use ring::digest;
 
+use crate::config::WebSocket as Place;
+
 /// Longest request, and most headers of one: a browser with its cookies stays below.
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
 const MAX_HEADERS: usize = 64;
@@ -29,14 +31,6 @@ const ACCEPT_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const NORMAL: u16 = 1000;
 const PROTOCOL_ERROR: u16 = 1002;
 const UNSUPPORTED: u16 = 1003;
-
-/// Which requests a listener takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) path: String,
-    /// Origins of web pages that may connect beside those on the same host; "*" is every one.
-    pub(super) origins: Vec<String>,
-}
 
 /// Why a client is refused or cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
