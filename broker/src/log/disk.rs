@@ -8,8 +8,12 @@ use std::path::Path;
 /// Where `fsck` puts what it finds: the filesystem's own, at its top, and only root may look into it.
 pub(super) const LOST_AND_FOUND: &str = "lost+found";
 
-/// Allocated bytes of everything below `dir`, itself included, but not of what is in [`LOST_AND_FOUND`]. The files in `except` (not that folder itself) are left out.
-pub(super) fn allocated(dir: &Path, except: Option<&Path>) -> io::Result<u64> {
+/// Allocated bytes of everything below `dir`, itself included. Left out: what is in `lost+found`, which is the filesystem's own where
+/// `dir` is the top of one, and which only root may look into; and the files in `except` (not that folder itself).
+///
+/// # Errors
+/// `dir` does not exist, or something below it cannot be read. A file that is removed meanwhile takes nothing.
+pub fn allocated(dir: &Path, except: Option<&Path>) -> io::Result<u64> {
     let mut sum = fs::symlink_metadata(dir)?.blocks() * 512;
     if except == Some(dir) {
         return Ok(sum);

@@ -51,6 +51,7 @@ mod tests;
 mod verify;
 mod writer;
 
+pub use disk::allocated;
 pub use record::{Entry, GapReason, Item, NewMessage, Stamp, StoredMessage, TableId, Ticket};
 pub use report::{DamagedPlace, LogStats, OpenError, OpenReport, ReadBatch, ReadError, StreamInfo};
 pub use stream::{Discard, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};

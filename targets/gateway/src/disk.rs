@@ -1,11 +1,10 @@
 //! What the filesystem says: how much we take of it, and how much it lets us have.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use headwater_broker::config::Disk;
+use headwater_broker::log;
 
 use crate::failure::Failure;
 use crate::out::bytes;
@@ -61,30 +60,11 @@ fn fit(disk: &Disk, free: u64, own: u64, place: &Path) -> Result<Budget, Failure
     Ok(Budget { max_bytes, lowered: Some(lowered) })
 }
 
-/// Allocated bytes of everything below `dir`; 0 if it does not exist. Not of what is in `lost+found`, which is the filesystem's own
-/// where `dir` is the top of one, and which only root may look into.
-pub(crate) fn allocated(dir: &Path) -> io::Result<u64> {
-    let mut total = 0_u64;
-    let mut left = vec![dir.to_owned()];
-    while let Some(path) = left.pop() {
-        // A file may be dropped by the log while we look: then it takes nothing.
-        let Some(metadata) = present(fs::symlink_metadata(&path))? else { continue };
-        total = total.saturating_add(metadata.blocks().saturating_mul(512));
-        if metadata.is_dir() && !path.ends_with("lost+found") {
-            let Some(entries) = present(fs::read_dir(&path))? else { continue };
-            for entry in entries {
-                left.extend(present(entry)?.map(|entry| entry.path()));
-            }
-        }
-    }
-    Ok(total)
-}
-
-fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
+/// What the log's directory takes; 0 if it does not exist.
+fn allocated(dir: &Path) -> io::Result<u64> {
+    match log::allocated(dir, None) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+        found => found,
     }
 }
 
@@ -99,6 +79,8 @@ pub(crate) fn existing(dir: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use headwater_broker::log::BlockCodec;
 
