@@ -53,8 +53,7 @@ pub(crate) fn used(context: &Context<'_>) -> io::Result<Section> {
 
 /// Bytes that reach the block device per payload byte, on ext4 with default options on a loop device.
 pub(crate) fn wear(context: &Context<'_>) -> io::Result<Section> {
-    const COLUMNS: [Column; 3] =
-        [("device bytes / payload byte", 2), ("messages per sync", 1), ("written / payload byte", 2)];
+    const COLUMNS: [Column; 2] = [("device bytes / payload byte", 2), ("messages per sync", 1)];
     let note = "ext4 on a loop device, by the device's own counters, everything included. 64 MiB budget, max_delay 2 ms. Publishers send \
         so many messages, wait for all acknowledgements, send the next. Messages per sync as achieved; 1 for sync always, unknown (0) for \
         nats-server's default.";

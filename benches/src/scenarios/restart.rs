@@ -33,7 +33,6 @@ pub(crate) fn restart(context: &Context<'_>) -> io::Result<Section> {
     let stores = tempfile::tempdir_in(context.data)?;
     let settings = settings(context);
     let dir = |kind: Kind| stores.path().join(kind.to_string());
-    // nats-server has the same files in both modes: one is filled in the faster, the other is a copy by the same means.
     let mut filled: Vec<Kind> = Vec::new();
     let measured = in_turns(context, there.map(Contender::of).collect(), &COLUMNS, |contender, _| {
         let (kind, dir) = (contender.kind, dir(contender.kind));
