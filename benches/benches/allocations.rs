@@ -6,15 +6,12 @@
 #![expect(clippy::print_stdout)] // the figures are this program's output
 
 use std::alloc::System;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use headwater_benches::payload::{Numbers, telemetry, topic};
-use headwater_broker::clock::SystemClock;
-use headwater_broker::log::{
-    AckPolicy, AppendError, BlockCodec, Entry, Log, LogConfig, NewMessage, Storage, StreamConfig, StreamLimits, Ticket,
-};
+use headwater_benches::store::Store;
+use headwater_broker::log::{AckPolicy, Ticket};
 use headwater_broker::mqtt::codec::{decode, encode_publish};
 use headwater_broker::mqtt::packet::{Packet, Version};
 use headwater_broker::router::trie::SubscriptionTrie;
@@ -95,43 +92,19 @@ fn trie(messages: u64) {
 
 fn log(messages: u64, per_sync: u64, ack: AckPolicy) {
     let dir = tempfile::tempdir().expect("a directory");
-    let stream = StreamConfig { name: "s".into(), limits: StreamLimits::default(), storage: Storage::File };
-    let config = LogConfig {
-        dir: dir.path().to_owned(),
-        max_bytes: 64 << 20,
-        min_free: 0,
-        ack,
-        max_delay: Duration::ZERO,
-        codec: BlockCodec::Zstd,
-        streams: vec![stream],
-        clock: Arc::new(SystemClock),
-    };
-    let (log, _) = Log::open(config).expect("a new log opens");
-    let stream = log.stream("s").expect("configured");
+    let store = Store::open(dir.path(), 64 << 20, ack).expect("a new log opens");
+    let mut writer = store.writer().expect("a runtime");
     let mut numbers = Numbers::new(1);
     let payloads: Vec<Vec<u8>> = (0..512).map(|number| telemetry(&mut numbers, 1, number)).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let mut mark = log.durable();
     let what = format!("append, group commit and seal, {per_sync} at once, {ack:?}");
     count(&what, messages, |messages| {
         let mut ticket = Ticket(0);
         for (number, payload) in (1..=messages).zip(payloads.iter().cycle()) {
-            let message = NewMessage { stream, subject: b"plant/1/telemetry", headers: &[], payload, tag: 1 };
-            ticket = loop {
-                match log.append(&[Entry::Message(message)]) {
-                    Ok(appended) => break appended.ticket,
-                    Err(AppendError::Busy) => runtime.block_on(log.room()),
-                    Err(error) => panic!("{error}"),
-                }
-            };
+            ticket = writer.append("plant/1/telemetry", payload).expect("accepted");
             if number % per_sync == 0 {
-                while mark.borrow_and_update().ticket < ticket {
-                    runtime.block_on(mark.changed()).expect("the log lives");
-                }
+                writer.wait(ticket).expect("the log lives");
             }
         }
-        while mark.borrow_and_update().ticket < ticket {
-            runtime.block_on(mark.changed()).expect("the log lives");
-        }
+        writer.wait(ticket).expect("the log lives");
     });
 }

@@ -9,12 +9,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use headwater_benches::payload::{Numbers, PAYLOAD_BYTES, telemetry, topic};
-use headwater_broker::clock::{Monotonic, SystemClock, WallTime};
+use headwater_benches::store::Store;
+use headwater_broker::clock::{Monotonic, WallTime};
 use headwater_broker::log::kernels::BlockKernel;
-use headwater_broker::log::{
-    AckPolicy, AppendError, BlockCodec, Entry as LogEntry, Log, LogConfig, NewMessage, Seq, Storage, StreamConfig,
-    StreamId, StreamLimits, StreamUid, Ticket,
-};
+use headwater_broker::log::{AckPolicy, BlockCodec, Seq, StreamUid, Ticket};
 use headwater_broker::mqtt::codec::{decode, encode_publish};
 use headwater_broker::mqtt::packet::{Packet, PacketId, Publish, QoS, Version};
 use headwater_broker::mqtt::topic::{TopicFilter, TopicName};
@@ -24,6 +22,8 @@ use headwater_sync::batch::{Entry, Limits};
 use headwater_sync::encode::{Encoder, Outgoing};
 use headwater_sync::forwarder::{Forwarder, Held, Input, Now, Output, Settings};
 use headwater_sync::hub::{Committed, Delivery, HubAnswer, HubSeq, HubStream, Keeps};
+
+const SUBJECT: &str = "plant/1/telemetry";
 
 fn payloads(count: u64) -> Vec<Vec<u8>> {
     let mut numbers = Numbers::new(1);
@@ -116,56 +116,11 @@ fn trie(c: &mut Criterion) {
     group.finish();
 }
 
-/// A log of its own and the directory that it is in.
-struct Store {
-    log: Log,
-    stream: StreamId,
-    runtime: tokio::runtime::Runtime,
-    _dir: tempfile::TempDir,
-}
-
-impl Store {
-    fn open() -> Store {
-        let dir = tempfile::tempdir().expect("a directory");
-        let stream = StreamConfig { name: "s".into(), limits: StreamLimits::default(), storage: Storage::File };
-        let config = LogConfig {
-            dir: dir.path().to_owned(),
-            max_bytes: 64 << 20,
-            min_free: 0,
-            ack: AckPolicy::Synced,
-            max_delay: Duration::ZERO,
-            codec: BlockCodec::Zstd,
-            streams: vec![stream],
-            clock: Arc::new(SystemClock),
-        };
-        let (log, _) = Log::open(config).expect("a new log opens");
-        let stream = log.stream("s").expect("configured");
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        Store { log, stream, runtime, _dir: dir }
-    }
-
-    fn append(&self, payload: &[u8]) -> Ticket {
-        let message = NewMessage { stream: self.stream, subject: b"plant/1/telemetry", headers: &[], payload, tag: 1 };
-        loop {
-            match self.log.append(&[LogEntry::Message(message)]) {
-                Ok(appended) => return appended.ticket,
-                Err(AppendError::Busy) => self.runtime.block_on(self.log.room()),
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    fn durable(&self, ticket: Ticket) {
-        let mut mark = self.log.durable();
-        while mark.borrow_and_update().ticket < ticket {
-            self.runtime.block_on(mark.changed()).expect("the log lives");
-        }
-    }
-}
-
 fn log(c: &mut Criterion) {
     let payloads = payloads(512);
-    let store = Store::open();
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(dir.path(), 64 << 20, AckPolicy::Synced).expect("a new log opens");
+    let mut writer = store.writer().expect("a runtime");
     let mut group = c.benchmark_group("group commit");
     group.sample_size(10);
     for size in [1_u64, 64, 1_024] {
@@ -174,9 +129,9 @@ fn log(c: &mut Criterion) {
             b.iter(|| {
                 let mut ticket = Ticket(0);
                 for payload in payloads.iter().cycle().take(usize::try_from(size).expect("small")) {
-                    ticket = store.append(payload);
+                    ticket = writer.append(SUBJECT, payload).expect("accepted");
                 }
-                store.durable(ticket);
+                writer.wait(ticket).expect("the log lives");
             });
         });
     }
@@ -185,9 +140,9 @@ fn log(c: &mut Criterion) {
     // Enough to be in epochs, not only in the tail.
     let mut ticket = Ticket(0);
     for payload in payloads.iter().cycle().take(100_000) {
-        ticket = store.append(payload);
+        ticket = writer.append(SUBJECT, payload).expect("accepted");
     }
-    store.durable(ticket);
+    writer.wait(ticket).expect("the log lives");
     let mut group = c.benchmark_group("log");
     group.throughput(Throughput::Elements(50_000));
     group.sample_size(10);
@@ -237,14 +192,14 @@ fn blocks(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("pack", &name), |b| {
             b.iter(|| {
                 let mut bytes = 0;
-                kernel.pack(b"plant/1/telemetry", payloads.iter().map(Vec::as_slice), &mut |block| {
+                kernel.pack(SUBJECT.as_bytes(), payloads.iter().map(Vec::as_slice), &mut |block| {
                     bytes += block.packed_bytes()
                 });
                 bytes
             });
         });
         let mut packed = Vec::new();
-        kernel.pack(b"plant/1/telemetry", payloads.iter().map(Vec::as_slice), &mut |block| packed.push(block));
+        kernel.pack(SUBJECT.as_bytes(), payloads.iter().map(Vec::as_slice), &mut |block| packed.push(block));
         group.bench_function(BenchmarkId::new("open and visit", &name), |b| {
             b.iter(|| {
                 let mut bytes = 0;

@@ -15,4 +15,5 @@ pub mod payload;
 pub mod plot;
 pub mod process;
 pub mod report;
+pub mod store;
 pub mod tally;

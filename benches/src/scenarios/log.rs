@@ -5,21 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use headwater_benches::histogram::Histogram;
 use headwater_benches::paced::Pace;
 use headwater_benches::payload::{Numbers, telemetry, topic};
-use headwater_broker::clock::SystemClock;
-use headwater_broker::log::{
-    AckPolicy, AppendError, BlockCodec, Entry, Item, Log, LogConfig, NewMessage, Seq, Storage, StreamConfig, StreamId,
-    StreamLimits,
-};
+use headwater_benches::store::{Store, Writer};
+use headwater_broker::log::{AckPolicy, Item, Seq};
 
 /// An open log with one stream.
 pub(crate) struct Bench {
-    log: Log,
-    stream: StreamId,
+    store: Store,
     ring: Arc<Vec<Vec<u8>>>,
 }
 
@@ -32,46 +28,33 @@ pub(crate) struct Scan {
 impl Bench {
     /// Opens a log in `dir` and appends `messages`.
     pub(crate) fn fill(dir: &Path, max_bytes: u64, messages: u64) -> io::Result<Self> {
-        let stream = StreamConfig { name: "s".into(), limits: StreamLimits::default(), storage: Storage::File };
-        let config = LogConfig {
-            dir: dir.to_owned(),
-            max_bytes,
-            min_free: 0,
-            ack: AckPolicy::Synced,
-            max_delay: Duration::ZERO,
-            codec: BlockCodec::Zstd,
-            streams: vec![stream],
-            clock: Arc::new(SystemClock),
-        };
-        let (log, _) = Log::open(config).map_err(io::Error::other)?;
-        let stream = log.stream("s").ok_or_else(|| io::Error::other("the configured stream is missing"))?;
+        let store = Store::open(dir, max_bytes, AckPolicy::Synced)?;
         let mut numbers = Numbers::new(7);
         let ring = Arc::new((0..512).map(|count| telemetry(&mut numbers, 1, count)).collect());
-        let bench = Self { log, stream, ring };
-        let stop = Arc::new(AtomicBool::new(false));
-        bench.writer().run(&stop, messages, None)?;
+        let bench = Self { store, ring };
+        bench.work()?.run(&AtomicBool::new(false), messages, None)?;
         Ok(bench)
     }
 
-    fn writer(&self) -> Writer {
-        Writer { log: self.log.clone(), stream: self.stream, ring: Arc::clone(&self.ring), topic: topic(1, 0) }
+    fn work(&self) -> io::Result<Appending> {
+        Ok(Appending { writer: self.store.writer()?, ring: Arc::clone(&self.ring), topic: topic(1, 0) })
     }
 
     /// Appends in a thread until `stop` is set, at most so many per second; gives how many.
     pub(crate) fn write_until(&self, stop: &Arc<AtomicBool>, per_second: u64) -> JoinHandle<io::Result<u64>> {
-        let (writer, stop) = (self.writer(), Arc::clone(stop));
+        let (work, stop) = (self.work(), Arc::clone(stop));
         let pace = u32::try_from(per_second).ok().map(Pace::per_second);
-        std::thread::spawn(move || writer.run(&stop, u64::MAX, pace))
+        std::thread::spawn(move || work?.run(&stop, u64::MAX, pace))
     }
 
     /// Reads `count` single messages anywhere in the stream.
     pub(crate) fn random(&self, count: u64) -> io::Result<Histogram> {
         let (mut numbers, mut latency) = (Numbers::new(3), Histogram::default());
         for _ in 0..count {
-            let state = self.log.state(self.stream);
+            let state = self.store.log.state(self.store.stream);
             let seq = Seq(state.first.0 + numbers.draw() % (state.last.0 - state.first.0 + 1));
             let begin = Instant::now();
-            let batch = self.log.read(self.stream, seq, 1, 1).map_err(io::Error::other)?;
+            let batch = self.store.log.read(self.store.stream, seq, 1, 1).map_err(io::Error::other)?;
             latency.record(begin.elapsed(), 1);
             // The oldest may be dropped between the look and the read.
             if batch.items.is_empty() {
@@ -83,10 +66,10 @@ impl Bench {
 
     /// Reads everything from the oldest to what is the newest when it begins.
     pub(crate) fn scan(&self) -> io::Result<Scan> {
-        let state = self.log.state(self.stream);
+        let state = self.store.log.state(self.store.stream);
         let (begin, mut at, mut messages, mut bytes) = (Instant::now(), state.first, 0_u64, 0_usize);
         while at <= state.last {
-            let batch = self.log.read(self.stream, at, 500, 256 << 10).map_err(io::Error::other)?;
+            let batch = self.store.log.read(self.store.stream, at, 500, 256 << 10).map_err(io::Error::other)?;
             if batch.items.is_empty() {
                 break;
             }
@@ -103,16 +86,14 @@ impl Bench {
     }
 }
 
-struct Writer {
-    log: Log,
-    stream: StreamId,
+struct Appending {
+    writer: Writer,
     ring: Arc<Vec<Vec<u8>>>,
     topic: String,
 }
 
-impl Writer {
+impl Appending {
     fn run(&self, stop: &AtomicBool, messages: u64, pace: Option<Pace>) -> io::Result<u64> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let start = Instant::now();
         for (count, payload) in (0..messages).zip(self.ring.iter().cycle()) {
             if stop.load(Ordering::Relaxed) {
@@ -121,15 +102,7 @@ impl Writer {
             if let Some(pace) = pace {
                 std::thread::sleep(pace.due(count).saturating_sub(start.elapsed()));
             }
-            let message =
-                NewMessage { stream: self.stream, subject: self.topic.as_bytes(), headers: &[], payload, tag: 1 };
-            loop {
-                match self.log.append(&[Entry::Message(message)]) {
-                    Ok(_) => break,
-                    Err(AppendError::Busy) => runtime.block_on(self.log.room()),
-                    Err(error) => return Err(io::Error::other(error)),
-                }
-            }
+            self.writer.append(&self.topic, payload)?;
         }
         Ok(messages)
     }
