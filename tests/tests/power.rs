@@ -303,6 +303,30 @@ fn a_power_cut_at_any_moment_loses_no_acknowledged_message_in_many_cuts() {
     );
 }
 
+/// What opening removes must not go before what a kill left undone is durable.
+#[test]
+fn a_power_cut_while_a_killed_log_opens_again_loses_no_acknowledged_message() {
+    let rig = Rig::mount();
+    let payloads = Payloads::new();
+    let mut chance = Chance::new();
+    let mut disk = Disk::default();
+    disk.set_capacity(DISK_BYTES);
+    let mut base =
+        Cut { disk, acknowledged: 0, written: Written::default(), firsts: [1, 1], what: "of an empty disk".into() };
+    let mut run = Loop { rig: &rig, payloads: &payloads, lives: 0, epochs: [0, 0] };
+    // First while it is made, then while it seals and drops.
+    for (groups, most, spacing) in [(0, 12, 20), (150, 12, 50)] {
+        let taken = run.live(&base, false, groups, most, spacing, &mut chance);
+        for cut in &taken {
+            for again in run.live(cut, true, 0, 15, 2, &mut chance) {
+                run.live(&again, false, 0, 0, 1, &mut chance);
+            }
+        }
+        base = taken.last().expect("an operation is seen").clone();
+    }
+    assert!(run.epochs[0] > 0, "nothing was sealed");
+}
+
 #[test]
 fn a_disk_that_is_full_to_the_last_byte_keeps_no_log_from_opening() {
     let rig = Rig::mount();

@@ -40,6 +40,9 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     let lock = lock(&dir)?;
     let mut report = OpenReport::default();
     let seed = format(&dir, &mut report)?;
+    // IMPORTANT: before anything else is made. After a kill FORMAT may have its name in the kernel's memory only, and a power cut that
+    // takes it and leaves what came later leaves a directory that nobody can read.
+    File::open(&dir).and_then(|dir| dir.sync_all()).map_err(|e| not_writable(&dir, &e))?;
     let mut core = Core::new(sizes, seed);
 
     let path = dir.join("store");

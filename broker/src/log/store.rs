@@ -108,6 +108,11 @@ impl Store {
         if dir.exists() && !dir.join("version").exists() {
             return Err(StoreError::Damaged("the version marker is missing".into()));
         }
+        if dir.exists() {
+            // IMPORTANT: before fjall looks. After a kill, its pointer to the newest manifest may be renamed in the kernel's memory only;
+            // fjall removes the manifest before that, and a power cut that undoes the one and not the other leaves no manifest at all.
+            sync_folders(dir)?;
+        }
         let database = Database::builder(dir)
             // Nothing uses the memtables, so the one worker never has a flush that could block it (fjall#323).
             .worker_threads(1)
