@@ -7,7 +7,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `core.rs`, `restore.rs` | the state behind one short lock, and how it comes back; `group.rs` what is being collected; `held.rs` what a stream holds; `tables.rs`, `subjects.rs`, `memory.rs`, `boots.rs` |
+//! | `core.rs`, `restore.rs` | the state behind one short lock, and how it comes back; `cursors.rs` its readers; `group.rs` what is being collected; `held.rs` what a stream holds; `tables.rs`, `subjects.rs`, `memory.rs`, `boots.rs` |
 //! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns; `epoch.rs` what an epoch is made of |
 //! | `read.rs`, `open.rs`, `verify.rs` | reading, opening and recovery, looking for damage without changing anything |
 //! | `frame.rs`, `records.rs`, `block.rs` | bytes; pure |
@@ -20,6 +20,7 @@ mod block;
 mod boots;
 mod cache;
 mod core;
+mod cursors;
 mod disk;
 mod ends;
 mod epoch;
@@ -481,7 +482,7 @@ impl Log {
 #[derive(Clone, Debug)]
 pub struct Cursor {
     shared: Arc<Shared>,
-    at: core::CursorAt,
+    at: cursors::CursorAt,
 }
 
 impl Cursor {

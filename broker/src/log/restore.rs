@@ -1,6 +1,7 @@
 //! Bringing the state back: from snapshots and records of earlier runs, and from the configuration.
 
-use super::core::{Core, CursorCore, MAX_STREAMS, RESERVATION, StreamCore};
+use super::core::{Core, MAX_STREAMS, RESERVATION, StreamCore};
+use super::cursors::CursorCore;
 use super::layout::{CursorRecord, Meta, Snapshot, TABLE_BASE};
 use super::memory::Ring;
 use super::stream::{Storage, StreamConfig, StreamId, StreamUid};
