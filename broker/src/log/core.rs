@@ -5,9 +5,11 @@ use std::time::Instant;
 
 use super::boots::Boots;
 use super::cursors::{CursorCore, record};
+use super::drops::DropNote;
 use super::group::Group;
-use super::held::{Held, Loss, Piece, Source};
-use super::layout::{META_VERSION, Meta, Snapshot, StreamRecord, encode};
+use super::held::{Held, Piece, Source};
+use super::layout::{LOSSES, META_VERSION, Meta, Snapshot, StreamRecord, encode};
+use super::losses::Losses;
 use super::memory::Ring;
 use super::plan::{META_ROOM_BYTES, Sizes};
 use super::record::{Entry, NewMessage, Stamp, Ticket};
@@ -132,6 +134,8 @@ impl StreamCore {
 pub(super) struct EpochCore {
     pub(super) number: u32,
     pub(super) disk_bytes: u64,
+    /// Last group in it.
+    pub(super) last_group: u64,
     /// Table records in it, live or not.
     pub(super) table_records: u64,
 }
@@ -162,6 +166,7 @@ pub(super) struct Core {
     pub(super) names: HashMap<String, StreamId>,
     pub(super) cursors: Vec<Option<CursorCore>>,
     pub(super) next_cursor: u64,
+    pub(super) losses: Losses,
     pub(super) boots: Boots,
     pub(super) tables: Tables,
     pub(super) tail: Tail,
@@ -187,6 +192,10 @@ pub(super) struct Core {
     pub(super) failed: bool,
     /// What must not be discarded fills the disk.
     pub(super) disk_full: bool,
+    /// A drop is being noted. What it did to readers and streams must not be saved ahead of the note.
+    pub(super) noting: bool,
+    /// Decided to be dropped by an earlier run: nothing of it is shown.
+    pub(super) condemned: Option<u32>,
     pub(super) counters: Counters,
 }
 
@@ -199,6 +208,7 @@ impl Core {
             names: HashMap::new(),
             cursors: Vec::new(),
             next_cursor: 0,
+            losses: Losses::default(),
             boots: Boots::default(),
             tables: Tables::default(),
             tail: Tail::default(),
@@ -218,6 +228,8 @@ impl Core {
             writer_ended: false,
             failed: false,
             disk_full: false,
+            noting: false,
+            condemned: None,
             counters: Counters::default(),
         }
     }
@@ -275,7 +287,7 @@ impl Core {
                 return Err(refusal);
             }
         }
-        self.count(entries);
+        self.count(entries, stamp);
         if self.group.is_empty() {
             // Only memory streams: done already.
             return Ok(Appended { ticket: Ticket(self.durable), last_seq });
@@ -352,7 +364,7 @@ impl Core {
     }
 
     /// After a group was taken in whole: counters, and the limits and reservations of memory streams.
-    fn count(&mut self, entries: &[Entry<'_>]) {
+    fn count(&mut self, entries: &[Entry<'_>], stamp: Stamp) {
         for entry in entries {
             let Entry::Message(message) = entry else { continue };
             self.counters.appended_msgs += 1;
@@ -361,7 +373,8 @@ impl Core {
             if self.streams[id.0 as usize].ring.is_none() {
                 continue;
             }
-            self.enforce_ring(id, |_| false);
+            let lost = self.streams[id.0 as usize].ring.as_mut().map(|r| r.enforce(|_| false));
+            self.charge_cursors(id, &lost.unwrap_or_default(), stamp.at);
             let stream = &mut self.streams[id.0 as usize];
             let next = stream.ring.as_ref().map_or(0, Ring::next);
             if next + RESERVATION / 2 > stream.reserving {
@@ -372,19 +385,6 @@ impl Core {
         }
     }
 
-    /// Applies the limits of a memory stream.
-    fn enforce_ring(&mut self, id: StreamId, expired: impl Fn(Stamp) -> bool) {
-        let lost = self.streams[id.0 as usize].ring.as_mut().map(|r| r.enforce(expired));
-        self.charge_ring(id, &lost.unwrap_or_default());
-    }
-
-    /// Charges what a memory stream discarded: ranges, both ends included.
-    pub(super) fn charge_ring(&mut self, id: StreamId, lost: &[(u64, u64)]) {
-        let losses: Vec<Loss> =
-            lost.iter().map(|&(first, last)| Loss { first, last, msgs: last - first + 1 }).collect();
-        self.charge_cursors(id, &losses);
-    }
-
     /// Takes the group being collected, the log's own pending records added; `spare` takes its place.
     pub(super) fn take_group(&mut self, spare: Group, now: Monotonic) -> Group {
         let mut group = std::mem::replace(&mut self.group, spare);
@@ -392,7 +392,8 @@ impl Core {
         if group.is_empty() {
             group.base_at = now.0;
         }
-        self.must_commit = false;
+        // What must not be saved yet is still to be.
+        self.must_commit &= self.noting;
         let start = group.raw.len();
         while let Some(meta) = self.metas.pop_front() {
             if let Meta::Reserve { stream, upto } = meta {
@@ -403,6 +404,9 @@ impl Core {
                 self.must_commit = !self.metas.is_empty();
                 return group;
             }
+        }
+        if self.noting {
+            return group;
         }
         for (id, stream) in (0..).zip(&mut self.streams) {
             if stream.dirty && group.raw.len() - start < PIGGYBACK_BYTES {
@@ -416,6 +420,13 @@ impl Core {
                 cursor.dirty = false;
                 group.meta(&encode(META_VERSION, &Meta::Cursor(record(cursor))));
             }
+        }
+        while group.raw.len() - start < PIGGYBACK_BYTES
+            && let Some((key, value)) = self.losses.take(self.next_group)
+        {
+            // What the table counts as pending, `publish` takes off again.
+            self.table_pending_bytes += (key.len() + value.len()) as u64;
+            group.put(LOSSES, self.hash(&key), &key, &value);
         }
         group
     }
@@ -431,6 +442,7 @@ impl Core {
             || !self.metas.is_empty()
             || self.streams.iter().any(|s| s.dirty)
             || self.cursors.iter().flatten().any(|c| c.dirty)
+            || self.losses.has_unsaved()
     }
 
     /// When the oldest append came that is not on disk yet.
@@ -439,7 +451,7 @@ impl Core {
     }
 
     /// The group is on disk, in the frame of this number: readers may see it.
-    pub(super) fn publish(&mut self, group: &Group, number: u64) {
+    pub(super) fn publish(&mut self, group: &Group, number: u64, now: Monotonic) {
         self.committing = None;
         for span in group.spans.iter().filter(|s| s.msgs > 0) {
             let stream = &mut self.streams[span.stream as usize];
@@ -462,7 +474,7 @@ impl Core {
             stream.reserved = stream.reserved.max(upto);
         }
         self.durable = self.durable.max(group.ticket);
-        self.settle_losses();
+        self.settle_losses(now);
     }
 
     /// What every epoch ends with and every slot begins with.
@@ -498,13 +510,47 @@ impl Core {
         Some(encode(META_VERSION, &Meta::Snapshot(snapshot))).filter(|e| e.len() <= ROOM)
     }
 
-    /// Removes an epoch from everything; what is live in it is discarded.
-    pub(super) fn forget_epoch(&mut self, number: u32) {
+    /// Removes an epoch from everything; what is live in it is discarded. Returns the note that must be on disk before the epoch goes.
+    pub(super) fn forget_epoch(&mut self, number: u32, now: Monotonic) -> DropNote {
+        self.noting = true;
+        let last_group = self.epochs.iter().find(|e| e.number == number).map_or(0, |e| e.last_group);
         self.epochs.retain(|e| e.number != number);
-        for stream in &mut self.streams {
-            stream.held.drop_epoch(number);
+        let mut streams: Vec<u32> = Vec::new();
+        for (id, stream) in (0..).zip(&mut self.streams) {
+            if stream.held.drop_epoch(number) || stream.dirty {
+                streams.push(id);
+            }
         }
-        self.settle_losses();
+        self.settle_losses(now);
+        let first = |id: u32| {
+            let stream = &self.streams[id as usize];
+            (id, stream.held.first, stream.held.discarded_msgs)
+        };
+        DropNote {
+            serial: 0,
+            epoch: number,
+            last_group,
+            losses: self.losses.unsaved(self.next_group).cloned().collect(),
+            cursors: self.cursors.iter().flatten().filter(|c| !c.volatile).map(record).collect(),
+            streams: streams.into_iter().map(first).collect(),
+        }
+    }
+
+    /// Takes over what a note says; saved again with the next commit, for the next note overwrites it.
+    pub(super) fn apply_drop(&mut self, note: DropNote) {
+        for (id, first, discarded_msgs) in note.streams {
+            if let Some(stream) = self.streams.get_mut(id as usize) {
+                stream.dirty |= first > stream.held.known_first;
+                stream.held.trim_known(first);
+                stream.held.discarded_msgs = stream.held.discarded_msgs.max(discarded_msgs);
+            }
+        }
+        for record in &note.cursors {
+            self.restore_cursor(record, false);
+        }
+        for record in note.losses {
+            self.losses.restore(record, false);
+        }
     }
 }
 

@@ -5,7 +5,9 @@ use tracing::{error, warn};
 use super::core::Core;
 use super::held::Loss;
 use super::layout::{CursorRecord, Meta};
+use super::record::Stamp;
 use super::stream::StreamId;
+use crate::clock::Monotonic;
 
 /// Cursors kept at most; a further one works but is not saved.
 pub(super) const MAX_CURSORS: usize = 4096;
@@ -35,23 +37,24 @@ pub(super) struct CursorAt {
 
 impl Core {
     /// Charges what streams discarded to the cursors that had not confirmed it.
-    pub(super) fn settle_losses(&mut self) {
+    pub(super) fn settle_losses(&mut self, now: Monotonic) {
         for id in 0..self.streams.len() {
             let stream = &mut self.streams[id];
             if stream.held.has_losses() {
                 stream.dirty = true;
                 let losses = stream.held.take_losses();
-                self.charge_cursors(StreamId(u32::try_from(id).unwrap_or(u32::MAX)), &losses);
+                self.charge_cursors(StreamId(u32::try_from(id).unwrap_or(u32::MAX)), &losses, now);
             }
         }
     }
 
-    pub(super) fn charge_cursors(&mut self, id: StreamId, losses: &[Loss]) {
+    pub(super) fn charge_cursors(&mut self, id: StreamId, losses: &[Loss], now: Monotonic) {
+        let at = Stamp { boot: self.boots.current(), at: now };
         for cursor in self.cursors.iter_mut().flatten().filter(|c| c.stream == id) {
             let mut lost = 0;
-            for loss in losses.iter().filter(|l| l.last > cursor.floor) {
-                let behind = loss.last - cursor.floor.max(loss.first.saturating_sub(1));
-                lost += loss.msgs.min(behind);
+            for loss in losses.iter().filter_map(|loss| unconfirmed(loss, cursor.floor)) {
+                lost += loss.msgs;
+                self.losses.add(id.0, &cursor.name, &loss, at, cursor.in_loss || lost > loss.msgs);
             }
             if lost == 0 {
                 continue;
@@ -132,6 +135,15 @@ impl Core {
             }
         }
     }
+}
+
+/// The part of a loss that a reader with this floor had not confirmed. Where only a part of a range is, and the range had holes, its messages
+/// and bytes are the most that it can be.
+fn unconfirmed(loss: &Loss, floor: u64) -> Option<Loss> {
+    let first = loss.first.max(floor + 1);
+    let msgs = loss.msgs.min((loss.last + 1).checked_sub(first)?);
+    let bytes = if msgs == loss.msgs { loss.bytes } else { loss.bytes / loss.msgs.max(1) * msgs };
+    (msgs > 0).then_some(Loss { first, msgs, bytes, ..*loss })
 }
 
 /// A cursor as it is saved.

@@ -8,25 +8,19 @@
 //! Notes are not synced, save the one at closing: one that a power cut takes leaves what it would have said unsaid. They alternate
 //! between two places, so that a torn one leaves the one before it.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::layout::{ENDS_PLACE_BYTES, ENDS_VERSION, decode, encode};
-use super::staging;
+use super::notes::Notes;
 
 /// How long an acknowledged message may be unmentioned here. Each note dirties a page of its own, which the kernel writes after some
 /// 30 seconds: that bounds the wear, this the time in which damage to the last frames would go unnoticed.
 pub(super) const NOTE_AFTER: Duration = Duration::from_secs(1);
-
-/// Bytes of a note's checksum and length before it.
-const HEAD_BYTES: usize = 12;
 
 /// One note.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,62 +37,39 @@ pub(super) struct Note {
 /// The open file.
 #[derive(Debug)]
 pub(super) struct Ends {
-    file: File,
-    seed: u64,
+    notes: Notes,
     serial: AtomicU64,
 }
 
 impl Ends {
     /// Opens the file, or makes it, allocated; returns the newest note that is whole.
     pub(super) fn open(dir: &Path, seed: u64) -> io::Result<(Ends, Note)> {
-        let path = dir.join("ends");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        staging::fill(&file, 2 * ENDS_PLACE_BYTES as u64)?;
-        let mut newest = Note::default();
-        for number in 0..2 {
-            let mut bytes = vec![0; ENDS_PLACE_BYTES];
-            file.read_exact_at(&mut bytes, place(number))?;
-            if let Some(note) = unpack(&bytes, seed).filter(|note| note.serial >= newest.serial) {
-                newest = note;
-            }
-        }
-        Ok((Ends { file, seed, serial: AtomicU64::new(newest.serial + 1) }, newest))
+        let (notes, bodies) = Notes::open(&dir.join("ends"), ENDS_PLACE_BYTES, seed)?;
+        let whole = bodies.iter().filter_map(|body| decode::<Note>(ENDS_VERSION, body));
+        let newest = whole.map(|(note, _)| note).max_by_key(|note| note.serial).unwrap_or_default();
+        Ok((Ends { notes, serial: AtomicU64::new(newest.serial + 1) }, newest))
     }
 
     /// Notes that every group up to `group` is on disk, with the ends of its streams.
     pub(super) fn note(&self, group: u64, ends: Vec<(u32, u64)>) -> io::Result<()> {
         let serial = self.serial.fetch_add(1, Relaxed);
-        let bytes = pack(Note { serial, group, ends }, self.seed);
-        self.file.write_all_at(&bytes, place(serial))
+        self.notes.write(serial, &pack(Note { serial, group, ends }))
     }
 
     /// Makes the notes durable.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.notes.sync()
     }
 }
 
-/// Where a note of this serial goes.
-fn place(serial: u64) -> u64 {
-    serial % 2 * ENDS_PLACE_BYTES as u64
-}
-
-fn pack(mut note: Note, seed: u64) -> Vec<u8> {
+fn pack(mut note: Note) -> Vec<u8> {
+    let room = Notes::room(ENDS_PLACE_BYTES);
     let mut body = encode(ENDS_VERSION, &note);
-    while body.len() > ENDS_PLACE_BYTES - HEAD_BYTES {
-        note.ends.truncate(note.ends.len() * (ENDS_PLACE_BYTES - HEAD_BYTES) / body.len());
+    while body.len() > room {
+        note.ends.truncate(note.ends.len() * room / body.len());
         body = encode(ENDS_VERSION, &note);
     }
-    let len = u32::try_from(body.len()).expect("a place is shorter than 4 GiB");
-    [&xxh3_64_with_seed(&body, seed).to_le_bytes()[..], &len.to_le_bytes(), &body].concat()
-}
-
-fn unpack(place: &[u8], seed: u64) -> Option<Note> {
-    let (sum, rest) = place.split_first_chunk::<8>()?;
-    let (len, rest) = rest.split_first_chunk::<4>()?;
-    let body = rest.get(..u32::from_le_bytes(*len) as usize)?;
-    let whole = xxh3_64_with_seed(body, seed) == u64::from_le_bytes(*sum);
-    whole.then(|| decode::<Note>(ENDS_VERSION, body)).flatten().map(|(note, _)| note)
+    body
 }
 
 #[cfg(test)]
@@ -115,8 +86,7 @@ mod tests {
         let (_, newest) = Ends::open(dir.path(), 7).expect("open");
         assert_eq!((newest.group, &newest.ends[..]), (4, &[(0, 12), (9, u64::MAX)][..]));
 
-        let at = place(newest.serial) + 14;
-        ends.file.write_all_at(&[0xFF; 3], at).expect("written");
+        ends.notes.harm(newest.serial);
         let (again, before) = Ends::open(dir.path(), 7).expect("open");
         assert_eq!((before.group, &before.ends[..]), (3, &[(0, 10)][..]));
         again.note(5, Vec::new()).expect("written");
@@ -127,10 +97,17 @@ mod tests {
     #[test]
     fn more_streams_than_fit_are_left_out() {
         let ends: Vec<(u32, u64)> = (0..4096).map(|id| (u32::MAX - id, u64::MAX)).collect();
-        let bytes = pack(Note { serial: 1, group: 2, ends }, 7);
-        assert!(bytes.len() <= ENDS_PLACE_BYTES);
-        let note = unpack(&bytes, 7).expect("whole");
+        let bytes = pack(Note { serial: 1, group: 2, ends });
+        assert!(bytes.len() <= Notes::room(ENDS_PLACE_BYTES));
+        let (note, _) = decode::<Note>(ENDS_VERSION, &bytes).expect("whole");
         assert!(note.ends.len() >= 818, "{}", note.ends.len());
-        assert!(unpack(&bytes, 8).is_none(), "another log's");
+    }
+
+    #[test]
+    fn a_note_of_another_log_is_none() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (ends, _) = Ends::open(dir.path(), 7).expect("open");
+        ends.note(3, vec![(0, 10)]).expect("written");
+        assert_eq!(Ends::open(dir.path(), 8).expect("open").1, Note::default());
     }
 }

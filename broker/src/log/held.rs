@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::record::Stamp;
+use super::record::{LossReason, Stamp};
 use super::stream::{Discard, StreamLimits};
 use super::subjects::Subjects;
 
@@ -42,6 +42,8 @@ pub(super) struct Loss {
     pub(super) first: u64,
     pub(super) last: u64,
     pub(super) msgs: u64,
+    pub(super) bytes: u64,
+    pub(super) reason: LossReason,
 }
 
 /// Something to read before the limits can be applied further: the messages of `source` from `from` on.
@@ -111,14 +113,14 @@ impl Held {
         self.pieces.drain(at + 1..end);
     }
 
-    /// The epoch is dropped: its messages are discarded.
-    pub(super) fn drop_epoch(&mut self, epoch: u32) {
+    /// The epoch is dropped: its messages are discarded. False if it held none of this stream.
+    pub(super) fn drop_epoch(&mut self, epoch: u32) -> bool {
         let found = self.pieces.iter().position(|p| p.source == Source::Epoch(epoch));
-        if let Some(piece) = found.and_then(|at| self.pieces.remove(at)) {
-            self.discard_rest(&piece);
-            self.heads.retain(|h| h.seq > piece.last || h.seq < piece.first);
-            self.settle_first();
-        }
+        let Some(piece) = found.and_then(|at| self.pieces.remove(at)) else { return false };
+        self.discard_rest(&piece, Some(LossReason::Disk));
+        self.heads.retain(|h| h.seq > piece.last || h.seq < piece.first);
+        self.settle_first(Some(LossReason::Disk));
+        true
     }
 
     /// Notes the subject of a message just added; the one that it pushes out is discarded.
@@ -137,30 +139,34 @@ impl Held {
         if let Ok(at) = self.heads.binary_search_by_key(&seq, |h| h.seq) {
             self.heads.remove(at);
         }
-        self.count(seq, seq, 1, bytes);
+        let reason = Some(LossReason::MaxMsgsPerSubject);
+        self.count(seq, seq, 1, bytes, reason);
         if seq == self.first {
             self.first += 1;
         }
-        self.settle_first();
+        self.settle_first(reason);
     }
 
-    fn count(&mut self, first: u64, last: u64, msgs: u64, bytes: u64) {
+    /// Takes messages off the counts. Without a reason somebody wanted it so, or it was counted before: no loss.
+    fn count(&mut self, first: u64, last: u64, msgs: u64, bytes: u64, reason: Option<LossReason>) {
         self.msgs = self.msgs.saturating_sub(msgs);
         self.bytes = self.bytes.saturating_sub(bytes);
+        let Some(reason) = reason else { return };
         self.discarded_msgs += msgs;
         self.discarded_bytes += bytes;
         match self.losses.last_mut() {
-            Some(loss) if loss.last + 1 == first => {
+            Some(loss) if loss.last + 1 == first && loss.reason == reason => {
                 loss.last = last;
                 loss.msgs += msgs;
+                loss.bytes += bytes;
             }
-            _ => self.losses.push(Loss { first, last, msgs }),
+            _ => self.losses.push(Loss { first, last, msgs, bytes, reason }),
         }
     }
 
-    fn discard_rest(&mut self, piece: &Piece) {
+    fn discard_rest(&mut self, piece: &Piece, reason: Option<LossReason>) {
         if piece.msgs > 0 {
-            self.count(piece.first.max(self.first).min(piece.last), piece.last, piece.msgs, piece.bytes);
+            self.count(piece.first.max(self.first).min(piece.last), piece.last, piece.msgs, piece.bytes, reason);
         }
         // In the middle, the hole shows by itself.
         if self.pieces.front().is_none_or(|p| p.first > piece.last) {
@@ -169,10 +175,10 @@ impl Held {
     }
 
     /// Moves `first` over what is known to be gone.
-    fn settle_first(&mut self) {
+    fn settle_first(&mut self, reason: Option<LossReason>) {
         while self.pieces.front().is_some_and(|p| p.msgs == 0 || p.last < self.first) {
             if let Some(piece) = self.pieces.pop_front() {
-                self.discard_rest(&piece);
+                self.discard_rest(&piece, reason);
             }
         }
         while self.heads.front().is_some_and(|h| h.seq < self.first) {
@@ -208,19 +214,19 @@ impl Held {
             // Nothing of the piece could be read: what it was counted for is gone.
             self.first = self.first.max(self.heads_end);
         }
-        self.settle_first();
+        self.settle_first(Some(LossReason::Damage));
     }
 
     /// Discards the first message, which must be known.
-    fn pop(&mut self) {
+    fn pop(&mut self, reason: Option<LossReason>) {
         let Some(head) = self.heads.pop_front() else { return };
         if let Some(piece) = self.pieces.front_mut().filter(|p| p.msgs > 0) {
             piece.msgs -= 1;
             piece.bytes = piece.bytes.saturating_sub(head.bytes);
         }
-        self.count(head.seq, head.seq, 1, head.bytes);
+        self.count(head.seq, head.seq, 1, head.bytes, reason);
         self.first = head.seq + 1;
-        self.settle_first();
+        self.settle_first(reason);
     }
 
     /// Applies the limits as far as is known. True if more must be learned first.
@@ -230,12 +236,17 @@ impl Held {
         loop {
             let old = limits.discard == Discard::Old;
             let over = old && (self.msgs > max_msgs || self.bytes > max_bytes);
+            let reason = Some(match over {
+                true if self.msgs > max_msgs => LossReason::MaxMsgs,
+                true => LossReason::MaxBytes,
+                false => LossReason::MaxAge,
+            });
             if over && let Some(piece) = self.pieces.front().copied() {
                 // A piece that must go as a whole need not be read.
                 if self.msgs - piece.msgs >= max_msgs || self.bytes - piece.bytes >= max_bytes {
                     self.pieces.pop_front();
-                    self.discard_rest(&piece);
-                    self.settle_first();
+                    self.discard_rest(&piece, reason);
+                    self.settle_first(reason);
                     continue;
                 }
             }
@@ -244,29 +255,29 @@ impl Held {
             }
             let Some(head) = self.heads.front() else { return self.wanted().is_some() };
             if over || expired(head.stamp) {
-                self.pop();
+                self.pop(reason);
             } else {
                 return false;
             }
         }
     }
 
-    /// Discards everything before `end` as far as is known. True if more must be learned first.
+    /// Removes everything before `end` as far as is known, which is no loss. True if more must be learned first.
     pub(super) fn trim(&mut self, end: u64) -> bool {
         while let Some(piece) = self.pieces.front().copied().filter(|p| p.last < end) {
             self.pieces.pop_front();
-            self.discard_rest(&piece);
-            self.settle_first();
+            self.discard_rest(&piece, None);
+            self.settle_first(None);
         }
         while self.heads.front().is_some_and(|h| h.seq < end) {
-            self.pop();
+            self.pop(None);
         }
         if self.first >= end {
             return false;
         }
         if self.pieces.front().is_none_or(|p| p.first >= end) || self.heads_end >= end {
             self.first = end;
-            self.settle_first();
+            self.settle_first(None);
             return false;
         }
         self.wanted().is_some()

@@ -8,6 +8,7 @@
 //! | `FORMAT` | first open | text: `headwater-log`, `version = N`, `seed = HEX` (16 digits, random, seeds all checksums and hashes) |
 //! | `staging-0`, `staging-1` | writer | frames, see below; preallocated, overwritten in place |
 //! | `ends` | writer | notes of how far every stream was durable, see `ends.rs`; preallocated, overwritten in place |
+//! | `drops` | sealer | notes of the epoch being dropped and what that means for readers, see `drops.rs`; preallocated, overwritten in place |
 //! | `reserve` | open, sealer | zeros; released when the filesystem is full, taken back later |
 //! | `store/` | sealer | fjall database with one keyspace `epochs` |
 //! | `damaged-N/` | open | a store that could not be opened, moved aside; deleted when its space is needed |
@@ -34,7 +35,11 @@
 //! [`KIND_PUT`]: table (1 byte), key, value. [`KIND_DELETE`]: table, key. [`KIND_META`]: length, then [`META_VERSION`] and a postcard [`Meta`].
 //!
 //! Note in `ends` (two places of [`ENDS_PLACE_BYTES`], written in turn): xxh3-64 of what follows the length, seeded with the seed in `FORMAT`;
-//! its length (4 bytes, little endian); [`ENDS_VERSION`]; a postcard `Note`.
+//! its length (4 bytes, little endian); [`ENDS_VERSION`]; a postcard `Note`. In `drops` the same with places of [`DROPS_PLACE_BYTES`],
+//! [`DROPS_VERSION`] and a `DropNote`.
+//!
+//! Tables below 128 belong to those who use the log. [`LOSSES`]: key the number of an entry modulo the entries kept (8 bytes, big endian);
+//! value [`LOSS_VERSION`] and a postcard [`LossRecord`].
 //!
 //! Keys of the keyspace `epochs` (16 bytes, big endian): epoch `u32`, stream `u32`, first sequence `u64`.
 //!
@@ -49,6 +54,8 @@
 //! before it (the first: minus the header's base), tag, subject, headers, payload.
 
 use serde::{Deserialize, Serialize};
+
+use super::record::LossReason;
 
 /// Version of the directory as a whole, in `FORMAT`.
 pub(super) const FORMAT_VERSION: u32 = 1;
@@ -90,6 +97,16 @@ pub(super) const SNAPSHOT_VERSION: u8 = 1;
 pub(super) const ENDS_VERSION: u8 = 1;
 /// Each of the two places in `ends`.
 pub(super) const ENDS_PLACE_BYTES: usize = 16 << 10;
+
+/// Version of a note in `drops`.
+pub(super) const DROPS_VERSION: u8 = 1;
+/// Each of the two places in `drops`: room for some 400 readers.
+pub(super) const DROPS_PLACE_BYTES: usize = 32 << 10;
+
+/// The table of the ledger of losses.
+pub(super) const LOSSES: u8 = 254;
+/// Version of [`LossRecord`].
+pub(super) const LOSS_VERSION: u8 = 1;
 
 /// Tag of a table record that sets a value.
 pub(super) const TAG_PUT: u8 = 1;
@@ -145,6 +162,27 @@ pub(super) struct CursorRecord {
     pub(super) floor: u64,
     /// Messages discarded before they were confirmed.
     pub(super) lost: u64,
+}
+
+/// An entry of the ledger of losses. Ranges contain both ends; other messages in them may be held or were confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LossRecord {
+    /// Entries are numbered from 1.
+    pub(super) number: u64,
+    pub(super) stream: u32,
+    /// Name of the cursor.
+    pub(super) reader: String,
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) msgs: u64,
+    pub(super) bytes: u64,
+    /// Boot and monotonic nanoseconds of the first and the last loss.
+    pub(super) since: (u32, u64),
+    pub(super) until: (u32, u64),
+    pub(super) reason: LossReason,
+    /// The episode goes on; not saved.
+    #[serde(skip)]
+    pub(super) open: bool,
 }
 
 /// A boot of the machine.

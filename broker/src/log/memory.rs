@@ -4,7 +4,8 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::record::{NewMessage, Stamp, StoredMessage};
+use super::held::Loss;
+use super::record::{LossReason, NewMessage, Stamp, StoredMessage};
 use super::stream::{Discard, Seq, StreamLimits, StreamState};
 
 /// What a memory stream holds at most if its configuration does not say.
@@ -92,39 +93,47 @@ impl Ring {
         }
     }
 
-    /// Applies the limits; messages discarded are returned as ranges, both ends included.
-    pub(super) fn enforce(&mut self, expired: impl Fn(Stamp) -> bool) -> Vec<(u64, u64)> {
-        let mut lost: Vec<(u64, u64)> = Vec::new();
+    /// Applies the limits; returns what was discarded.
+    pub(super) fn enforce(&mut self, expired: impl Fn(Stamp) -> bool) -> Vec<Loss> {
+        let mut lost: Vec<Loss> = Vec::new();
         if let Some(max) = self.limits.max_msgs_per_subject
             && let Some(subject) = self.list.back().map(|m| m.subject.clone())
         {
             while self.per_subject.get(&subject).is_some_and(|&count| count > max) {
                 let Some(at) = self.list.iter().position(|m| m.subject == subject) else { break };
                 if let Some(stored) = self.list.remove(at) {
-                    self.lose(&stored, &mut lost);
+                    self.lose(&stored, LossReason::MaxMsgsPerSubject, &mut lost);
                 }
             }
         }
         while let Some(first) = self.list.front() {
-            let over = self.limits.max_msgs.is_some_and(|max| self.list.len() as u64 > max)
-                || self.bytes > self.max_bytes()
-                || self.memory() > 2 * self.max_bytes();
-            if !over && !expired(first.stamp) {
+            let reason = if self.limits.max_msgs.is_some_and(|max| self.list.len() as u64 > max) {
+                LossReason::MaxMsgs
+            } else if self.bytes > self.max_bytes() || self.memory() > 2 * self.max_bytes() {
+                LossReason::MaxBytes
+            } else if expired(first.stamp) {
+                LossReason::MaxAge
+            } else {
                 break;
-            }
+            };
             if let Some(stored) = self.list.pop_front() {
-                self.lose(&stored, &mut lost);
+                self.lose(&stored, reason, &mut lost);
             }
         }
         lost
     }
 
-    fn lose(&mut self, stored: &StoredMessage, lost: &mut Vec<(u64, u64)>) {
+    fn lose(&mut self, stored: &StoredMessage, reason: LossReason, lost: &mut Vec<Loss>) {
         self.forget(stored);
         self.discarded_msgs += 1;
+        let (seq, bytes) = (stored.seq.0, size(stored));
         match lost.last_mut() {
-            Some((_, last)) if *last + 1 == stored.seq.0 => *last = stored.seq.0,
-            _ => lost.push((stored.seq.0, stored.seq.0)),
+            Some(loss) if loss.last + 1 == seq && loss.reason == reason => {
+                loss.last = seq;
+                loss.msgs += 1;
+                loss.bytes += bytes;
+            }
+            _ => lost.push(Loss { first: seq, last: seq, msgs: 1, bytes, reason }),
         }
     }
 

@@ -7,11 +7,11 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `core.rs`, `restore.rs` | the state behind one short lock, and how it comes back; `cursors.rs` its readers; `group.rs` what is being collected; `held.rs` what a stream holds; `tables.rs`, `subjects.rs`, `memory.rs`, `boots.rs` |
+//! | `core.rs`, `restore.rs` | the state behind one short lock, and how it comes back; `cursors.rs` its readers, `losses.rs` what was taken from them; `group.rs` what is being collected; `held.rs` what a stream holds; `tables.rs`, `subjects.rs`, `memory.rs`, `boots.rs` |
 //! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns; `epoch.rs` what an epoch is made of |
 //! | `read.rs`, `open.rs`, `verify.rs` | reading, opening and recovery, looking for damage without changing anything |
 //! | `frame.rs`, `records.rs`, `block.rs` | bytes; pure |
-//! | `staging.rs`, `ends.rs`, `store.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
+//! | `staging.rs`, `ends.rs`, `drops.rs` (both in `notes.rs`), `store.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
 //! | `kernels.rs` | blocks by themselves, for `benches/` |
 //!
 //! Left out on purpose: who may append what, retries, anything MQTT.
@@ -22,6 +22,7 @@ mod cache;
 mod core;
 mod cursors;
 mod disk;
+mod drops;
 mod ends;
 mod epoch;
 mod frame;
@@ -30,7 +31,9 @@ mod held;
 #[doc(hidden)]
 pub mod kernels;
 mod layout;
+mod losses;
 mod memory;
+mod notes;
 mod open;
 mod plan;
 mod pulse;
@@ -53,8 +56,8 @@ mod verify;
 mod writer;
 
 pub use disk::allocated;
-pub use record::{Entry, GapReason, Item, NewMessage, Stamp, StoredMessage, TableId, Ticket};
-pub use report::{DamagedPlace, LogStats, OpenError, OpenReport, ReadBatch, ReadError, StreamInfo};
+pub use record::{Entry, GapReason, Item, LossReason, NewMessage, Stamp, StoredMessage, TableId, Ticket};
+pub use report::{DamagedPlace, LogStats, LossEntry, OpenError, OpenReport, ReadBatch, ReadError, StreamInfo};
 pub use stream::{Discard, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};
 pub use verify::{Verified, VerifiedStream, ensure_closed, verify};
 
@@ -358,6 +361,27 @@ impl Log {
     /// Forgets a cursor; handles of it do nothing any more.
     pub fn remove_cursor(&self, name: &str, stream: StreamId) {
         self.shared().lock().remove_cursor(name, stream);
+    }
+
+    /// What retention took from readers that had not confirmed it, oldest first; the last 256 episodes.
+    #[must_use]
+    pub fn losses(&self) -> Vec<LossEntry> {
+        let core = self.shared().lock();
+        let stamp = |(boot, at)| Stamp { boot, at: crate::clock::Monotonic(at) };
+        let name = |id: u32| core.streams.get(id as usize).map_or(String::new(), |s| s.name.clone());
+        let entries = core.losses.records().map(|r| LossEntry {
+            number: r.number,
+            stream: name(r.stream),
+            reader: r.reader.clone(),
+            first: Seq(r.first),
+            last: Seq(r.last),
+            msgs: r.msgs,
+            bytes: r.bytes,
+            since: stamp(r.since),
+            until: stamp(r.until),
+            reason: r.reason,
+        });
+        entries.collect()
     }
 
     /// Removes every message up to and including `through` that is durable. Blocking: may read blocks to keep the counts exact.

@@ -13,13 +13,14 @@ use super::block::OpenBlock;
 use super::cache::Cache;
 use super::core::{Core, EpochCore};
 use super::disk;
+use super::drops::{DropNote, Drops};
 use super::ends::{Ends, Note};
 use super::frame::unpack;
 use super::group::Span;
 use super::held::{Piece, Source};
 use super::layout::{
-    FORMAT_VERSION, INDEX_STREAM, INDEX_VERSION, META_VERSION, Meta, SNAPSHOT_VERSION, Snapshot, TABLE_BASE, TAG_PUT,
-    decode, key,
+    FORMAT_VERSION, INDEX_STREAM, INDEX_VERSION, LOSSES, META_VERSION, Meta, SNAPSHOT_VERSION, Snapshot, TABLE_BASE,
+    TAG_PUT, decode, key,
 };
 use super::plan::Sizes;
 use super::pulse::Pulse;
@@ -57,16 +58,20 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
         Err(StoreError::Full) => return Err(OpenError::DiskFull { dir }),
         Err(StoreError::Io(what)) => return Err(OpenError::Storage(what)),
     };
-    load_epochs(&store, &mut core, &mut report).map_err(|e| OpenError::Storage(e.to_string()))?;
-
     let cannot_open = |e: io::Error| match e.kind() {
         io::ErrorKind::StorageFull => OpenError::DiskFull { dir: dir.clone() },
         _ => not_writable(&dir, &e),
     };
+    let (drops, dropped) = Drops::open(&dir, seed).map_err(cannot_open)?;
+    load_epochs(&store, dropped.as_ref(), &mut core, &mut report).map_err(|e| OpenError::Storage(e.to_string()))?;
+
     let staging = Staging::open(&dir, sizes.slot_bytes).map_err(cannot_open)?;
     let (ends, note) = Ends::open(&dir, seed).map_err(cannot_open)?;
     replay(&staging, note.group, &mut core, &mut report).map_err(|e| OpenError::Storage(e.to_string()))?;
     apply_note(&note, &mut core, &mut report);
+    if let Some(dropped) = dropped {
+        core.apply_drop(dropped);
+    }
 
     let id = config.clock.boot_id().map_or(0, |id| xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), seed) | 1);
     report.boot = core.boots.begin(id, config.clock.monotonic(), config.clock.wall());
@@ -117,6 +122,7 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
         store,
         staging,
         ends,
+        drops,
         cache: Mutex::new(Cache::default()),
         clock: config.clock,
         dir,
@@ -266,7 +272,12 @@ fn quarantine(dir: &Path, store: &Path) -> io::Result<PathBuf> {
 }
 
 /// Takes over the index of every epoch, and the newest snapshot.
-fn load_epochs(store: &Store, core: &mut Core, report: &mut OpenReport) -> Result<(), StoreError> {
+fn load_epochs(
+    store: &Store,
+    dropped: Option<&DropNote>,
+    core: &mut Core,
+    report: &mut OpenReport,
+) -> Result<(), StoreError> {
     let epochs = store.epochs()?;
     for &(number, _) in epochs.iter().rev() {
         // Should the newest not be readable, an older one knows all but the latest streams.
@@ -292,7 +303,12 @@ fn load_epochs(store: &Store, core: &mut Core, report: &mut OpenReport) -> Resul
         };
         let index: Option<super::layout::EpochIndex> = index;
         let table_records = index.as_ref().map_or(1, |i| i.tables.iter().map(|t| t.records).sum());
-        core.epochs.push_back(EpochCore { number, disk_bytes, table_records });
+        let last_group = index.as_ref().map_or(0, |i| i.last_group);
+        if dropped.is_some_and(|d| (d.epoch, d.last_group) == (number, last_group)) {
+            core.condemned = Some(number);
+            continue;
+        }
+        core.epochs.push_back(EpochCore { number, disk_bytes, last_group, table_records });
         let Some(index) = index else {
             error!(epoch = number, "the index of an epoch cannot be read; what it holds is reported as damaged");
             report.damaged_epochs += 1;
@@ -344,6 +360,9 @@ fn load_table_block(store: &Store, core: &mut Core, epoch: u32, table: u8, first
         let place = Place::Epoch { epoch, ordinal: u32::try_from(record.seq).unwrap_or(u32::MAX) };
         let bytes = u32::try_from(record.bytes()).unwrap_or(u32::MAX);
         core.tables.set(table, hash, (record.tag == TAG_PUT).then_some(Live { place, bytes }));
+        if table == LOSSES {
+            core.losses.restore_value(record.payload);
+        }
     }
     Ok(())
 }
@@ -425,6 +444,9 @@ fn replay_frame(core: &mut Core, slot: SlotId, frame: &Found<'_>, raw: &mut Vec<
                 let bytes = u32::try_from(key.len() + value.len()).unwrap_or(u32::MAX);
                 let place = Place::Tail { group: header.group, index };
                 core.tables.set(table, hash, Some(Live { place, bytes }));
+                if table == LOSSES {
+                    core.losses.restore_value(value);
+                }
                 core.tail.slot_mut(slot).table_records += 1;
             }
             Record::Delete { table, key } => {

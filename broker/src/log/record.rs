@@ -90,6 +90,38 @@ pub enum GapReason {
     Damage,
 }
 
+/// Why retention took a message that a reader had not confirmed. Kept on disk: variants are only added, at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum LossReason {
+    /// The disk budget, or the filesystem, was full.
+    Disk,
+    /// `max_bytes` of the stream.
+    MaxBytes,
+    /// `max_msgs` of the stream.
+    MaxMsgs,
+    /// `max_age` of the stream.
+    MaxAge,
+    /// `max_msgs_per_subject` of the stream.
+    MaxMsgsPerSubject,
+    /// It could not be read.
+    Damage,
+}
+
+impl LossReason {
+    /// As in the configuration, for people and for JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LossReason::Disk => "disk",
+            LossReason::MaxBytes => "max_bytes",
+            LossReason::MaxMsgs => "max_msgs",
+            LossReason::MaxAge => "max_age",
+            LossReason::MaxMsgsPerSubject => "max_msgs_per_subject",
+            LossReason::Damage => "damage",
+        }
+    }
+}
+
 /// What a reader meets, in order of sequence.
 #[derive(Clone, Debug)]
 pub enum Item {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::record::Item;
+use super::record::{Item, LossReason, Stamp};
 use super::stream::{Seq, StreamConfig, StreamId, StreamState, StreamUid};
 
 /// A stream, for status.
@@ -26,6 +26,31 @@ pub struct StreamInfo {
     pub damaged_msgs: u64,
     /// Messages that `max_msgs_per_subject` did not count because too many subjects are in use, since open.
     pub untracked_subject_msgs: u64,
+}
+
+/// Messages that retention took from a reader before it had confirmed them: one episode, until the reader caught up (G3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LossEntry {
+    /// Entries are numbered from 1 as long as the data directory lives.
+    pub number: u64,
+    /// The stream's name.
+    pub stream: String,
+    /// Name of the cursor.
+    pub reader: String,
+    /// First sequence lost.
+    pub first: Seq,
+    /// Last sequence lost; between them there may be others that were not.
+    pub last: Seq,
+    /// Messages lost. Where the reader had confirmed a part of what was taken at once, the most that it can be.
+    pub msgs: u64,
+    /// Bytes of their subjects, headers and payloads.
+    pub bytes: u64,
+    /// When the first went.
+    pub since: Stamp,
+    /// When the last went.
+    pub until: Stamp,
+    /// Why.
+    pub reason: LossReason,
 }
 
 /// Items read, in order.

@@ -24,7 +24,7 @@ impl Core {
                     stream.durable_next = stream.durable_next.max(upto);
                 }
             }
-            Meta::Cursor(record) => self.restore_cursor(&record),
+            Meta::Cursor(record) => self.restore_cursor(&record, true),
             Meta::CursorGone { stream, name } => {
                 let gone = |c: &CursorCore| c.stream.0 == stream && c.name == name;
                 for cursor in self.cursors.iter_mut().filter(|c| c.as_ref().is_some_and(gone)) {
@@ -54,7 +54,7 @@ impl Core {
             }
         }
         for record in &snapshot.cursors {
-            self.restore_cursor(record);
+            self.restore_cursor(record, true);
         }
         for record in snapshot.boots {
             self.boots.restore(record);
@@ -76,7 +76,8 @@ impl Core {
         stream.uid = uid;
     }
 
-    fn restore_cursor(&mut self, record: &CursorRecord) {
+    /// Takes over a cursor; `saved` unless it is in no frame or epoch yet.
+    pub(super) fn restore_cursor(&mut self, record: &CursorRecord, saved: bool) {
         if record.stream as usize >= self.streams.len() {
             return;
         }
@@ -84,7 +85,7 @@ impl Core {
         if let Some(cursor) = self.cursors[at.index].as_mut() {
             cursor.floor = cursor.floor.max(record.floor);
             cursor.lost = cursor.lost.max(record.lost);
-            cursor.dirty = false;
+            cursor.dirty = !saved && !cursor.volatile;
         }
     }
 

@@ -56,8 +56,10 @@ impl Sealer {
 
     /// Runs until the log is closed or fails.
     pub(super) fn run(mut self) {
+        let condemned = self.shared.lock().condemned.take();
+        let finished = condemned.map_or(Ok(true), |number| self.remove_epoch(number));
         // The budget may be smaller than it was.
-        if let Err(error) = self.make_room(0, None).and_then(|_| self.tidy()) {
+        if let Err(error) = finished.and_then(|_| self.make_room(0, None)).and_then(|_| self.tidy()) {
             self.shared.fail(&format!("making room: {error}"));
             return;
         }
@@ -423,15 +425,23 @@ impl Sealer {
                 Err(error) => return Err(error),
             }
         }
+        // IMPORTANT: first out of the state, so that nobody looks for it any more; then noted; then off the disk.
+        let note = self.shared.lock().forget_epoch(victim.number, self.shared.now());
+        self.shared.drops.decide(note)?;
         {
-            // IMPORTANT: first out of the state, so that nobody looks for it any more, then off the disk.
             let mut core = self.shared.lock();
-            core.forget_epoch(victim.number);
+            core.noting = false;
             core.counters.epochs_dropped += 1;
+            self.shared.writer_wake.notify_all();
         }
+        self.remove_epoch(victim.number)
+    }
+
+    /// Takes an epoch off the disk that the state knows no more. False if the log ends before there is room for that.
+    fn remove_epoch(&self, number: u32) -> Result<bool, StoreError> {
         // A drop needs a few blocks for its manifest. A filesystem that others filled may not have them: the reserve has.
         let mut told = false;
-        while let Err(error) = self.shared.store.drop_epoch(victim.number) {
+        while let Err(error) = self.shared.store.drop_epoch(number) {
             match error {
                 StoreError::Full if self.shared.dir.join("reserve").exists() => self.release_reserve(),
                 StoreError::Full => {
@@ -555,7 +565,12 @@ fn note_epoch(core: &mut Core, epoch: u32, disk_bytes: u64, contents: &Contents)
         core.tables.moved(moved.table, moved.key, moved.from, to);
     }
     let table_records = contents.index.tables.iter().map(|t| t.records).sum();
-    core.epochs.push_back(EpochCore { number: epoch, disk_bytes, table_records });
+    core.epochs.push_back(EpochCore {
+        number: epoch,
+        disk_bytes,
+        last_group: contents.index.last_group,
+        table_records,
+    });
     core.counters.epochs_written += 1;
     core.counters.ingested_bytes += contents.bytes;
     core.last_sealed_group = contents.index.last_group;

@@ -10,6 +10,7 @@ use tracing::{error, warn};
 use super::block::OpenBlock;
 use super::cache::Cache;
 use super::core::Core;
+use super::drops::Drops;
 use super::ends::Ends;
 use super::frame::unpack;
 use super::held::{Head, Source, Wanted};
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     pub(super) store: Store,
     pub(super) staging: Staging,
     pub(super) ends: Ends,
+    pub(super) drops: Drops,
     pub(super) cache: Mutex<Cache>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) dir: PathBuf,
@@ -200,12 +202,12 @@ impl Shared {
         let expired = |stamp: Stamp| limits.max_age.is_some_and(|max| boots.age(stamp, now) > max);
         if let Some(ring) = &mut stream.ring {
             let lost = ring.enforce(expired);
-            core.charge_ring(id, &lost);
+            core.charge_cursors(id, &lost, now);
             return None;
         }
         let more = stream.held.enforce(&limits, expired);
         let wanted = if more { stream.held.wanted() } else { None };
-        core.settle_losses();
+        core.settle_losses(now);
         wanted
     }
 
@@ -214,11 +216,7 @@ impl Shared {
         loop {
             let mut core = self.lock();
             let stream = core.stream_mut(id);
-            let counted = (stream.held.discarded_msgs, stream.held.discarded_bytes);
             let more = stream.held.trim(end);
-            // Under the same lock, so that nobody else takes them for losses.
-            drop(stream.held.take_losses());
-            (stream.held.discarded_msgs, stream.held.discarded_bytes) = counted;
             let wanted = if more { stream.held.wanted() } else { None };
             drop(core);
             let Some(wanted) = wanted else { return };

@@ -95,7 +95,12 @@ impl Writer {
                 }
                 at_latest(since + NOTE_AFTER);
             }
-            if core.must_commit || (core.closing && core.has_unsaved()) {
+            if core.noting && core.closing {
+                // Then everything can be saved.
+                core = self.shared.writer_wake.wait(core).expect("nobody panics while holding the state");
+                continue;
+            }
+            if (core.must_commit && !core.noting) || (core.closing && core.has_unsaved()) {
                 return Todo::Commit;
             }
             if let Some(opened) = core.group.opened {
@@ -197,7 +202,7 @@ impl Writer {
             core.next_group = number + 1;
             core.tail.push(slot, header, &self.frame[FRAME_HEADER_BYTES..body_end], self.frame.len() as u64);
             core.tail.slot_mut(slot).table_records += group.tables.len() as u64;
-            core.publish(&group, number);
+            core.publish(&group, number, self.shared.now());
             core.counters.commits += 1;
             core.counters.staged_bytes += self.frame.len() as u64;
             let limited = |id: u32| core.streams[id as usize].limits().is_some_and(has_limit);
@@ -259,7 +264,8 @@ impl Writer {
         }
         let slot = full.map_or(SlotId::A, SlotId::other);
         let mut waited = false;
-        while core.tail.slot(slot).stage != Stage::Free {
+        // While a drop is being noted, too: the record that the slot begins with must not be ahead of the note.
+        while core.tail.slot(slot).stage != Stage::Free || core.noting {
             if core.failed {
                 return None;
             }

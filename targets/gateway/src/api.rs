@@ -23,7 +23,7 @@ const MAX_PAGE_MSGS: usize = 1_000;
 const MAX_PAGE_BYTES: usize = 256 << 10;
 
 const INDEX: &str = "Headwater\n\n/healthz\n/readyz\n/metrics\n/api/v1/status\n/api/v1/clients\n/api/v1/streams\n\
-                     /api/v1/streams/NAME\n/api/v1/streams/NAME/messages?from=SEQ&limit=N\n/api/v1/uplinks\n";
+                     /api/v1/streams/NAME\n/api/v1/streams/NAME/messages?from=SEQ&limit=N\n/api/v1/losses\n/api/v1/uplinks\n";
 
 /// Answers for a gateway.
 #[derive(Debug)]
@@ -50,6 +50,7 @@ impl Handler for Api {
             }
             "/api/v1/clients" => json(&gateway.client_list()),
             "/api/v1/streams" => json(&gateway.streams()),
+            "/api/v1/losses" => json(&gateway.losses()),
             "/api/v1/uplinks" => {
                 gateway.look().await;
                 json(&gateway.uplinks())

@@ -70,6 +70,13 @@ pub(crate) enum StreamCommand {
         #[command(flatten)]
         query: QueryArgs,
     },
+    /// List what retention discarded before an uplink had confirmed it.
+    Losses {
+        /// Only of this stream.
+        stream: Option<String>,
+        #[command(flatten)]
+        query: QueryArgs,
+    },
     /// Show one message.
     Get {
         /// The stream.

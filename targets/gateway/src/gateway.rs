@@ -4,12 +4,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use headwater_broker::config::{self, Config};
-use headwater_broker::log::{AckPolicy, Log, LogStats, Storage, StreamInfo};
+use headwater_broker::log::{AckPolicy, Log, LogStats, LossEntry, Storage, StreamInfo};
 use headwater_broker::server::{BrokerStats, ClientInfo, Observer, Refused};
+use headwater_sync::encode::rfc3339;
 use headwater_sync::{LastError, MirrorStatus, UplinkStatus, Uplinks};
 
 use crate::health::Health;
-use crate::status::{Client, Clients, Counter, Disk, Durability, Label, Mirror, Status, Stream, Trouble, Uplink};
+use crate::status::{Client, Clients, Counter, Disk, Durability, Label, Loss, Mirror, Status, Stream, Trouble, Uplink};
 
 /// Most clients that are listed.
 pub(crate) const MAX_CLIENTS_LISTED: usize = 1_000;
@@ -72,6 +73,24 @@ impl Gateway {
     pub(crate) fn uplinks(&self) -> Vec<Uplink> {
         let uplinks = self.uplinks.lock().unwrap_or_else(PoisonError::into_inner);
         uplinks.iter().flat_map(Uplinks::status).map(uplink_of).collect()
+    }
+
+    /// The ledger of losses, oldest first.
+    pub(crate) fn losses(&self) -> Vec<Loss> {
+        let time = |stamp| rfc3339(self.log.wall(stamp));
+        let loss = |entry: LossEntry| Loss {
+            number: entry.number,
+            stream: entry.stream,
+            reader: entry.reader,
+            first_seq: entry.first.0,
+            last_seq: entry.last.0,
+            msgs: entry.msgs,
+            bytes: entry.bytes,
+            since: time(entry.since),
+            until: time(entry.until),
+            reason: entry.reason.as_str().to_owned(),
+        };
+        self.log.losses().into_iter().map(loss).collect()
     }
 
     pub(crate) fn client_list(&self) -> Vec<Client> {

@@ -9,7 +9,7 @@ use crate::cli::{QueryArgs, SettingsArgs, StreamCommand, UplinkCommand};
 use crate::failure::Failure;
 use crate::out::say;
 use crate::show;
-use crate::status::{Message, Page, Status, Stream, Uplink};
+use crate::status::{Loss, Message, Page, Status, Stream, Uplink};
 use crate::{http, settings};
 
 /// How often a followed stream is asked for more.
@@ -35,8 +35,22 @@ pub(crate) fn stream(command: &StreamCommand) -> Result<(), Failure> {
         StreamCommand::Info { name, query } => {
             Broker::new(query)?.show(&stream_path(name), |stream: &Stream| show::stream(stream))
         }
+        StreamCommand::Losses { stream, query } => losses(&Broker::new(query)?, stream.as_deref()),
         StreamCommand::Get { stream, seq, query } => get(&Broker::new(query)?, stream, *seq),
         StreamCommand::Tail { stream, count, follow, query } => tail(&Broker::new(query)?, stream, *count, *follow),
+    }
+}
+
+fn losses(broker: &Broker, stream: Option<&str>) -> Result<(), Failure> {
+    if let Some(name) = stream {
+        // A name that is not there is an error, not an empty list.
+        let _known: Stream = broker.ask(&stream_path(name))?;
+    }
+    let mut losses: Vec<Loss> = broker.ask("/api/v1/losses")?;
+    losses.retain(|loss| stream.is_none_or(|name| loss.stream == name));
+    match broker.json {
+        true => say(format_args!("{}\n", serde_json::to_string(&losses).map_err(Failure::runtime)?)),
+        false => say(format_args!("{}", show::losses(&losses))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Status for people: short, aligned, the trouble in plain sight.
 
 use crate::out::{bytes, columns, count, seconds};
-use crate::status::{Message, Mirror, Status, Stream, Uplink};
+use crate::status::{Loss, Message, Mirror, Status, Stream, Uplink};
 
 /// `headwater status`.
 pub(crate) fn status(status: &Status) -> String {
@@ -115,6 +115,29 @@ pub(crate) fn stream(stream: &Stream) -> String {
         row("damaged", count(stream.damaged_msgs)),
     ]);
     columns(&rows, &[])
+}
+
+/// `headwater stream losses`.
+pub(crate) fn losses(losses: &[Loss]) -> String {
+    if losses.is_empty() {
+        return "no losses: retention discarded nothing that an uplink had not confirmed\n".to_owned();
+    }
+    let head = ["stream", "reader", "messages", "bytes", "first", "last", "reason", "since", "until"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for loss in losses {
+        rows.push(vec![
+            loss.stream.clone(),
+            loss.reader.clone(),
+            count(loss.msgs),
+            bytes(loss.bytes),
+            loss.first_seq.to_string(),
+            loss.last_seq.to_string(),
+            loss.reason.clone(),
+            loss.since.clone(),
+            loss.until.clone(),
+        ]);
+    }
+    columns(&rows, &[2, 3, 4, 5])
 }
 
 /// `headwater uplink ls`.

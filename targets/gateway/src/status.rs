@@ -225,6 +225,25 @@ pub(crate) struct Message {
     pub(crate) content_type: Option<String>,
 }
 
+/// Messages that retention took before an uplink had confirmed them, in one episode.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Loss {
+    /// Counts the episodes since install.
+    pub(crate) number: u64,
+    pub(crate) stream: String,
+    /// The uplink, as in its name for the log: `uplink/NAME`.
+    pub(crate) reader: String,
+    pub(crate) first_seq: u64,
+    pub(crate) last_seq: u64,
+    pub(crate) msgs: u64,
+    pub(crate) bytes: u64,
+    /// RFC 3339, of the first and the last message taken: when it was taken, not when it had come.
+    pub(crate) since: String,
+    pub(crate) until: String,
+    /// `disk`, `max_bytes`, `max_msgs`, `max_age`, `max_msgs_per_subject` or `damage`.
+    pub(crate) reason: String,
+}
+
 /// Sequences that are not there any more.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Gap {

@@ -212,6 +212,47 @@ fn what_retention_takes_from_a_cursor_is_counted_once() {
 }
 
 #[test]
+fn the_ledger_says_what_a_reader_lost_and_why() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let limits = StreamLimits { max_msgs: Some(10), ..StreamLimits::default() };
+    let small =
+        || LogConfig { max_bytes: 900 << 10, ..config(dir.path(), vec![limited("a", limits.clone()), stream("b")]) };
+    let log = Log::open_sized(small(), SMALL).expect("open").0;
+    let (a, b) = (log.stream("a").expect("there"), log.stream("b").expect("there"));
+    let (slow, other, quick) = (log.cursor("slow", a), log.cursor("slow", b), log.cursor("quick", a));
+    for _ in 0..15 {
+        append_durably(&log, &[message(a, "s", b"12345")]);
+        quick.advance(log.state(a).last);
+    }
+    let told = |log: &Log| -> Vec<(String, String, u64, u64, u64, u64, LossReason)> {
+        let of = |e: LossEntry| (e.stream, e.reader, e.first.0, e.last.0, e.msgs, e.bytes, e.reason);
+        log.losses().into_iter().map(of).collect()
+    };
+    // Subject, header and payload of each: 1 + 1 + 5 bytes.
+    assert_eq!(told(&log), [("a".into(), "slow".into(), 1, 5, 5, 35, LossReason::MaxMsgs)]);
+    // The reader catches up: what it loses after that is another episode.
+    slow.advance(Seq(15));
+    for _ in 0..11 {
+        append_durably(&log, &[message(a, "s", b"12345")]);
+        quick.advance(log.state(a).last);
+    }
+    assert_eq!(told(&log)[1], ("a".into(), "slow".into(), 16, 16, 1, 7, LossReason::MaxMsgs));
+    for n in 0..200 {
+        append_durably(&log, &[message(b, "s", &noise(n, 9000))]);
+    }
+    let before = told(&log);
+    let lost = log.state(b).first.0 - 1;
+    assert!(lost > 20);
+    // The rest of `a` went with the first epochs.
+    assert_eq!(before[2], ("a".into(), "slow".into(), 17, 26, 10, 70, LossReason::Disk));
+    assert_eq!(before[3], ("b".into(), "slow".into(), 1, lost, lost, lost * 9002, LossReason::Disk));
+    assert_eq!(other.lost(), lost);
+    drop((slow, other, quick, log));
+    let log = Log::open_sized(small(), SMALL).expect("open again").0;
+    assert_eq!(told(&log), before);
+}
+
+#[test]
 fn a_memory_stream_keeps_its_bound_and_never_reuses_a_sequence() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let limits = StreamLimits { max_bytes: Some(10_000), ..StreamLimits::default() };

@@ -1,0 +1,127 @@
+//! An epoch goes, and the process with it: what its readers lost is known all the same.
+
+use std::fs;
+
+use super::model::copy_dir;
+use super::*;
+
+const BUDGET: u64 = 900 << 10;
+
+fn open(dir: &Path) -> Log {
+    let keep = StreamLimits { discard: Discard::New, max_msgs: Some(5), ..StreamLimits::default() };
+    let streams = vec![limited("keep", keep), stream("a")];
+    Log::open_sized(LogConfig { max_bytes: BUDGET, ..config(dir, streams) }, SMALL).expect("open").0
+}
+
+/// Waits for the sealer, without a commit that would save something.
+fn settle(log: &Log) {
+    while log.shared().lock().tail.sealed().is_some() {
+        std::thread::yield_now();
+    }
+}
+
+/// What a person and a hub are told.
+#[derive(Debug, PartialEq)]
+struct Told {
+    losses: Vec<LossEntry>,
+    lost: u64,
+    discarded: u64,
+    held: StreamState,
+    gaps: Vec<(u64, u64, GapReason)>,
+}
+
+fn told(log: &Log) -> Told {
+    settle(log);
+    let a = log.stream("a").expect("there");
+    let info = log.streams().into_iter().find(|s| s.name == "a").expect("there");
+    Told {
+        losses: log.losses(),
+        lost: log.cursor("slow", a).lost(),
+        discarded: info.discarded_msgs,
+        held: log.state(a),
+        gaps: gaps(&read_all(log, a, 1)),
+    }
+}
+
+/// What is told after a kill is what was told before it. Opening may drop more, which is told, too: all that is missing is counted once.
+fn check(found: &Told, before: &Told) {
+    assert_eq!(found.losses[..before.losses.len()], before.losses[..]);
+    let missing: u64 = found.gaps.iter().map(|gap| gap.1 - gap.0 + 1).sum();
+    let ledger: u64 = found.losses.iter().map(|l| l.msgs).sum();
+    assert_eq!((found.lost, ledger, found.discarded), (missing, missing, missing), "{found:?}");
+    assert_eq!((found.held.last, found.held.msgs), (before.held.last, found.held.last.0 - missing));
+}
+
+fn copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().expect("temporary directory");
+    copy_dir(from, to.path());
+    to
+}
+
+#[test]
+fn a_kill_after_a_drop_and_before_any_commit_hides_no_loss() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let log = open(dir.path());
+    let (keep, a) = (log.stream("keep").expect("there"), log.stream("a").expect("there"));
+    // The first epochs hold what must stay: the others are taken from behind them.
+    append_durably(&log, &[message(keep, "s", b"x"), message(a, "s", b"x")]);
+    let slow = log.cursor("slow", a);
+    slow.advance(Seq(1));
+    let mut looked = 0;
+    for n in 0..140 {
+        let before = log.stats().epochs_dropped;
+        let unsealed = copy(dir.path());
+        append_durably(&log, &[message(a, "s", &noise(n, 9000))]);
+        settle(&log);
+        if log.stats().epochs_dropped == before {
+            continue;
+        }
+        looked += 1;
+        let before_kill = told(&log);
+        assert!(before_kill.lost > 0);
+        check(&before_kill, &before_kill);
+        // Killed after the drop; and started more than once.
+        let killed = copy(dir.path());
+        for _ in 0..2 {
+            check(&told(&open(killed.path())), &before_kill);
+        }
+        if log.stats().epochs_dropped > before + 1 {
+            continue;
+        }
+        // Killed between the decision and the drop: the epoch is still there, and is not shown any more.
+        let decided = copy(dir.path());
+        fs::remove_dir_all(decided.path().join("store")).expect("there");
+        copy_dir(&unsealed.path().join("store"), &decided.path().join("store"));
+        let log = open(decided.path());
+        check(&told(&log), &before_kill);
+        let on_disk: u64 = log.shared().store.epochs().expect("readable").iter().map(|e| u64::from(e.0)).sum();
+        let known: u64 = log.shared().lock().epochs.iter().map(|e| u64::from(e.number)).sum();
+        assert_eq!(on_disk, known, "the epoch is gone");
+        assert!(disk::allocated(decided.path(), None).expect("measured") <= BUDGET);
+    }
+    assert!(looked > 10, "{looked}");
+}
+
+#[test]
+fn a_decision_about_a_store_that_was_lost_drops_nothing_of_the_next_one() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let log = open(dir.path());
+    let a = log.stream("a").expect("there");
+    let mut n = 0;
+    while log.stats().epochs_dropped == 0 {
+        append_durably(&log, &[message(a, "s", &noise(n, 9000))]);
+        n += 1;
+    }
+    drop(log);
+    fs::remove_dir_all(dir.path().join("store")).expect("there");
+    let log = open(dir.path());
+    let before = log.state(a).msgs;
+    for n in 0..30 {
+        append_durably(&log, &[message(a, "s", &noise(n, 9000))]);
+    }
+    settle(&log);
+    let held = log.state(a);
+    assert_eq!((held.msgs, log.stats().epochs_dropped), (before + 30, 0));
+    drop(log);
+    assert_eq!(open(dir.path()).state(a), held);
+}
