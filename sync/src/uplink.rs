@@ -6,7 +6,7 @@ use headwater_broker::config::{Mirror, Uplink};
 use headwater_broker::log::{Log, StreamUid};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::error;
+use tracing::{error, info};
 
 use crate::board::Board;
 use crate::encode::Encoder;
@@ -14,6 +14,9 @@ use crate::jetstream::Destination;
 use crate::runner::Runner;
 use crate::source::{LogSource, Source};
 use crate::status::UplinkStatus;
+
+/// Names of cursors that are ours begin with it.
+const CURSOR_PREFIX: &str = "uplink/";
 
 /// All uplinks of the gateway.
 #[derive(Debug)]
@@ -68,6 +71,14 @@ impl Uplinks {
         shutdown: &watch::Receiver<bool>,
     ) -> Result<Uplinks, StartError> {
         let mut uplinks = Uplinks { stop: watch::Sender::new(false), running: Vec::new() };
+        let wanted: Vec<String> = config.iter().flat_map(|u| u.mirrors.iter().map(|m| cursor_name(u, m))).collect();
+        for (name, stream) in log.cursors() {
+            // A mirror that is no longer configured needs nothing: what is discarded is no loss of it.
+            if name.starts_with(CURSOR_PREFIX) && !wanted.contains(&name) {
+                info!(cursor = name, "the position of a mirror that is no longer configured is forgotten");
+                log.remove_cursor(&name, stream);
+            }
+        }
         for uplink in config {
             let legs = legs(uplink, gateway, log)?;
             uplinks.add(uplink, gateway, legs, shutdown.clone());
@@ -135,6 +146,11 @@ async fn stopping(mut outer: watch::Receiver<bool>, mut own: watch::Receiver<boo
     }
 }
 
+/// Under this name the log knows how far a mirror has come.
+fn cursor_name(uplink: &Uplink, mirror: &Mirror) -> String {
+    format!("{CURSOR_PREFIX}{}/{}/{}", uplink.name, mirror.into, mirror.stream)
+}
+
 fn legs(uplink: &Uplink, gateway: &str, log: &Log) -> Result<Vec<Leg>, StartError> {
     let mut legs = Vec::with_capacity(uplink.mirrors.len());
     for mirror in &uplink.mirrors {
@@ -152,7 +168,7 @@ fn legs(uplink: &Uplink, gateway: &str, log: &Log) -> Result<Vec<Leg>, StartErro
             (create, subjects)
         });
         let destination = Destination { stream: mirror.into.clone(), filter: encoder.filter(), create };
-        let cursor = format!("uplink/{}/{}/{}", uplink.name, mirror.into, mirror.stream);
+        let cursor = cursor_name(uplink, mirror);
         let source = Arc::new(LogSource::new(log.clone(), stream, cursor, Arc::clone(&encoder)));
         legs.push(Leg { stream: mirror.stream.clone(), uid, encoder, destination, source });
     }

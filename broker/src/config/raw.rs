@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::key::{Key, Switch, keys_of};
 use super::size::{GIB, MIB, Size};
 use super::span::Span;
+use crate::log::Priority;
 
 #[cfg(test)]
 use serde::Serialize;
@@ -276,7 +277,20 @@ pub(crate) struct RawStream {
     pub(crate) max_msgs_per_subject: Key<Option<u32>>,
     pub(crate) max_msg_bytes: Key<Option<Size>>,
     pub(crate) discard: RawDiscard,
+    pub(crate) reserve: Key<Option<Size>>,
+    pub(crate) priority: Key<RawPriority>,
     pub(crate) storage: Key<RawStorage>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+#[serde(transparent)]
+pub(crate) struct RawPriority(pub(crate) u8);
+
+impl Default for RawPriority {
+    fn default() -> RawPriority {
+        RawPriority(Priority::default().0)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

@@ -112,7 +112,7 @@ fn resolve(raw: &RawFile, host_name: &str, check: &mut Check<'_>) -> Config {
         check,
     );
     let http = http(raw, &listeners, check);
-    let streams = streams::resolve(&raw.stream, check);
+    let streams = streams::resolve(&raw.stream, raw.disk.max_bytes.value.0, check);
     let uplinks = uplinks::resolve(&raw.uplink, &streams, check);
     let id = gateway_id(&raw.gateway.id, host_name, !uplinks.is_empty(), check);
     let data_dir = &raw.gateway.data_dir;

@@ -6,7 +6,7 @@ use super::raw::{RawDiscard, RawStorage, RawStream};
 use super::resolve::Check;
 use super::size::{KIB, MIB, Size};
 use super::span::Span;
-use crate::log::{Discard, Storage, StreamLimits};
+use crate::log::{Discard, MAX_CLASSES, Priority, Storage, StreamLimits, retention_classes};
 use crate::mqtt::topic::{TopicFilter, TopicName};
 
 /// The stream that exists when none is configured; it captures every topic.
@@ -15,10 +15,12 @@ const DEFAULT_STREAM: &str = "default";
 const MIN_STREAM_BYTES: Size = Size(64 * KIB);
 /// Largest stream kept in memory: gateways are small, and memory is what a typing error would take from them.
 const MAX_MEMORY_BYTES: Size = Size(256 * MIB);
+/// Of the disk budget, what streams may reserve together: the rest is for the log itself and for everybody else's newest messages.
+const MAX_RESERVED_PERCENT: u64 = 75;
 /// Longest `max_age`; the parser of times allows no more either.
 const MAX_AGE: Span = Span::ms(10 * 366 * 86_400_000);
 
-pub(super) fn resolve(raw: &[Key<RawStream>], check: &mut Check<'_>) -> Vec<Stream> {
+pub(super) fn resolve(raw: &[Key<RawStream>], disk_bytes: u64, check: &mut Check<'_>) -> Vec<Stream> {
     if raw.is_empty() {
         let everything: TopicFilter = "#".parse().expect("`#` is a filter");
         return vec![Stream {
@@ -49,8 +51,36 @@ pub(super) fn resolve(raw: &[Key<RawStream>], check: &mut Check<'_>) -> Vec<Stre
             }
         }
         streams.push(stream);
+        // At the first stream that is too much.
+        if reserved(&streams) > disk_bytes / 100 * MAX_RESERVED_PERCENT
+            && reserved(&streams[..streams.len() - 1]) <= disk_bytes / 100 * MAX_RESERVED_PERCENT
+        {
+            check.error(
+                entry.value.reserve.node,
+                format!(
+                    "streams reserve {} together: at most {MAX_RESERVED_PERCENT} % of disk.max_bytes, {}, can be reserved",
+                    Size(reserved(&streams)),
+                    Size(disk_bytes / 100 * MAX_RESERVED_PERCENT)
+                ),
+            );
+        }
+    }
+    let classes = retention_classes(streams.iter().filter(|s| s.storage == Storage::File).map(|s| &s.limits));
+    if classes > MAX_CLASSES {
+        let node = raw.last().and_then(|entry| entry.node);
+        check.error(
+            node,
+            format!(
+                "streams have {classes} retention classes: at most {MAX_CLASSES} are possible. Streams of one priority are one class, all \
+                 with discard = \"new\" are one, and each with a reserve is one"
+            ),
+        );
     }
     streams
+}
+
+fn reserved(streams: &[Stream]) -> u64 {
+    streams.iter().filter_map(|stream| stream.limits.reserve).sum()
 }
 
 fn stream(entry: &Key<RawStream>, check: &mut Check<'_>) -> Stream {
@@ -92,6 +122,15 @@ fn stream(entry: &Key<RawStream>, check: &mut Check<'_>) -> Stream {
             format!("a stream in memory needs `max_bytes`, at most {MAX_MEMORY_BYTES}")
         });
     }
+    check.demand(&raw.priority, raw.priority.value.0 <= Priority::MAX, |value| {
+        format!("expected 0 to {}, found {}", Priority::MAX, value.0)
+    });
+    check.demand(&raw.reserve, raw.reserve.value.is_none_or(|size| size >= MIN_STREAM_BYTES), |_| {
+        format!("expected at least {MIN_STREAM_BYTES}")
+    });
+    check.demand(&raw.reserve, raw.reserve.value.is_none() || storage == Storage::File, |_| {
+        "a stream in memory takes no disk that could be reserved".to_owned()
+    });
     let mut filters = |keys: &[Key<String>]| keys.iter().filter_map(|key| filter(key, check)).collect();
     Stream {
         name,
@@ -107,6 +146,8 @@ fn stream(entry: &Key<RawStream>, check: &mut Check<'_>) -> Stream {
                 RawDiscard::Old => Discard::Old,
                 RawDiscard::New => Discard::New,
             },
+            reserve: raw.reserve.value.map(|size| size.0),
+            priority: Priority(raw.priority.value.0),
         },
         storage,
     }

@@ -98,12 +98,15 @@ impl Held {
         self.pieces.get(self.pieces.partition_point(|p| p.last < seq)).copied()
     }
 
-    /// The frames up to `group` became `epoch`.
-    pub(super) fn sealed(&mut self, epoch: u32, last_group: u64) {
-        let is_frame = |p: &Piece| matches!(p.source, Source::Frame(group) if group <= last_group);
-        let Some(at) = self.pieces.iter().position(is_frame) else { return };
+    /// The frames up to `group`, and what an earlier epoch held just before them, became `epoch`.
+    pub(super) fn sealed(&mut self, epoch: u32, last_group: u64, absorbed: Option<u32>) {
+        let joins = |p: &Piece| match p.source {
+            Source::Frame(group) => group <= last_group,
+            Source::Epoch(number) => absorbed == Some(number),
+        };
+        let Some(at) = self.pieces.iter().position(joins) else { return };
         let mut merged = Piece { source: Source::Epoch(epoch), msgs: 0, bytes: 0, ..self.pieces[at] };
-        let end = self.pieces.iter().skip(at).position(|p| !is_frame(p)).map_or(self.pieces.len(), |n| at + n);
+        let end = self.pieces.iter().skip(at).position(|p| !joins(p)).map_or(self.pieces.len(), |n| at + n);
         for piece in self.pieces.range(at..end) {
             merged.last = piece.last;
             merged.msgs += piece.msgs;
@@ -111,6 +114,19 @@ impl Held {
         }
         self.pieces[at] = merged;
         self.pieces.drain(at + 1..end);
+    }
+
+    /// What lies in this epoch.
+    pub(super) fn piece_in(&self, epoch: u32) -> Option<&Piece> {
+        self.pieces.iter().rev().find(|p| p.source == Source::Epoch(epoch))
+    }
+
+    /// While opening: a newer epoch holds what an older one had held from `first` on, too. The process ended before that went.
+    pub(super) fn supersede(&mut self, first: u64) {
+        while let Some(piece) = self.pieces.pop_back_if(|p| p.first >= first) {
+            self.msgs = self.msgs.saturating_sub(piece.msgs);
+            self.bytes = self.bytes.saturating_sub(piece.bytes);
+        }
     }
 
     /// The epoch is dropped: its messages are discarded. False if it held none of this stream.

@@ -223,7 +223,7 @@ pub(super) struct StreamRecord {
 /// Directory of an epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EpochIndex {
-    /// Retention class; 0 today.
+    /// Always 0: which streams share an epoch follows from the configuration.
     pub(super) class: u8,
     /// Last group contained: frames up to it need no replay. Unchanged in an epoch of carried table records.
     pub(super) last_group: u64,

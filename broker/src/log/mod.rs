@@ -8,7 +8,7 @@
 //! | file | what |
 //! |---|---|
 //! | `core.rs`, `restore.rs` | the state behind one short lock, and how it comes back; `cursors.rs` its readers, `losses.rs` what was taken from them; `group.rs` what is being collected; `held.rs` what a stream holds; `tables.rs`, `subjects.rs`, `memory.rs`, `boots.rs` |
-//! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns; `epoch.rs` what an epoch is made of |
+//! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns; `room.rs` what the second does to make room, `plan.rs` and `classes.rs` what goes first; `job.rs`, `epoch.rs` what an epoch is made of |
 //! | `read.rs`, `open.rs`, `verify.rs` | reading, opening and recovery, looking for damage without changing anything |
 //! | `frame.rs`, `records.rs`, `block.rs` | bytes; pure |
 //! | `staging.rs`, `ends.rs`, `drops.rs` (both in `notes.rs`), `store.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
@@ -19,6 +19,7 @@
 mod block;
 mod boots;
 mod cache;
+mod classes;
 mod core;
 mod cursors;
 mod disk;
@@ -28,6 +29,7 @@ mod epoch;
 mod frame;
 mod group;
 mod held;
+mod job;
 #[doc(hidden)]
 pub mod kernels;
 mod layout;
@@ -42,6 +44,7 @@ mod record;
 mod records;
 mod report;
 mod restore;
+mod room;
 mod sealer;
 mod shared;
 mod staging;
@@ -55,10 +58,11 @@ mod tests;
 mod verify;
 mod writer;
 
+pub use classes::{MAX_CLASSES, retention_classes};
 pub use disk::allocated;
 pub use record::{Entry, GapReason, Item, LossReason, NewMessage, Stamp, StoredMessage, TableId, Ticket};
 pub use report::{DamagedPlace, LogStats, LossEntry, OpenError, OpenReport, ReadBatch, ReadError, StreamInfo};
-pub use stream::{Discard, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};
+pub use stream::{Discard, Priority, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};
 pub use verify::{Verified, VerifiedStream, ensure_closed, verify};
 
 use std::fmt;
@@ -356,6 +360,13 @@ impl Log {
     pub fn cursor(&self, name: &str, stream: StreamId) -> Cursor {
         let at = self.shared().lock().cursor(name, stream);
         Cursor { shared: Arc::clone(&self.inner.shared), at }
+    }
+
+    /// All cursors: name and stream.
+    #[must_use]
+    pub fn cursors(&self) -> Vec<(String, StreamId)> {
+        let core = self.shared().lock();
+        core.cursors.iter().flatten().map(|c| (c.name.clone(), c.stream)).collect()
     }
 
     /// Forgets a cursor; handles of it do nothing any more.

@@ -324,6 +324,7 @@ fn load_epochs(
             }
             let Some(stream) = core.streams.get_mut(entry.id as usize) else { continue };
             let source = Source::Epoch(number);
+            stream.held.supersede(entry.first);
             stream.held.add(Piece {
                 source,
                 first: entry.first,

@@ -71,10 +71,21 @@ pub(super) struct EpochFacts {
     pub(super) number: u32,
     /// Allocated bytes of its file.
     pub(super) disk_bytes: u64,
-    /// Holds live messages of a `discard = "new"` stream: never dropped to make room.
+    /// Holds live messages of a `discard = "new"` stream, or what a stream has reserved: never dropped to make room.
     pub(super) protected: bool,
     /// Holds table records, which must be looked at (and the live ones carried) before it is dropped.
     pub(super) tables: bool,
+    /// The rank of the most wanted message in it.
+    pub(super) rank: Rank,
+}
+
+/// What goes first when the disk is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// Discarded already, or confirmed by every reader of its stream.
+    Spent,
+    /// Not so, in a stream of this priority.
+    Wanted(u8),
 }
 
 /// Bytes that may be allocated: the budget, or less where the filesystem has less than that and `min_free` left. Never less than what is
@@ -84,12 +95,17 @@ pub(super) fn effective_budget(budget: u64, used: u64, available: u64, min_free:
 }
 
 /// The next epoch to drop so that `incoming` more bytes fit, or `None` if they fit or nothing can be dropped (see [`fits`]).
-/// Oldest first; a protected one is passed over. `epochs` is in order of age.
+/// The lowest rank goes first, within it the oldest; a protected one is passed over. `epochs` is in order of age.
 pub(super) fn next_drop(used: u64, incoming: u64, budget: u64, epochs: &[EpochFacts]) -> Option<EpochFacts> {
     if fits(used, incoming, budget) {
         return None;
     }
-    epochs.iter().find(|e| !e.protected).copied()
+    worst(epochs)
+}
+
+/// The epoch that is wanted least.
+pub(super) fn worst(epochs: &[EpochFacts]) -> Option<EpochFacts> {
+    epochs.iter().filter(|e| !e.protected).min_by_key(|e| (e.rank, e.number)).copied()
 }
 
 /// Whether `incoming` more bytes stay within the budget.
@@ -110,11 +126,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn facts() -> impl Strategy<Value = Vec<EpochFacts>> {
-        proptest::collection::vec((1u64..5_000_000, any::<bool>(), any::<bool>()), 0..40).prop_map(|list| {
-            (1u32..)
-                .zip(list)
-                .map(|(number, (disk_bytes, protected, tables))| EpochFacts { number, disk_bytes, protected, tables })
-                .collect()
+        let rank = prop_oneof![Just(Rank::Spent), (0u8..4).prop_map(Rank::Wanted)];
+        proptest::collection::vec((1u64..5_000_000, any::<bool>(), any::<bool>(), rank), 0..40).prop_map(|list| {
+            let fact = |(number, (disk_bytes, protected, tables, rank))| EpochFacts {
+                number,
+                disk_bytes,
+                protected,
+                tables,
+                rank,
+            };
+            (1u32..).zip(list).map(fact).collect()
         })
     }
 
@@ -124,12 +145,12 @@ mod tests {
             mut epochs in facts(), other in 0u64..10_000_000, incoming in 0u64..6_000_000, budget in 0u64..100_000_000,
         ) {
             let mut used = other + epochs.iter().map(|e| e.disk_bytes).sum::<u64>();
-            let mut last = 0;
+            let mut last = (Rank::Spent, 0);
             while let Some(victim) = next_drop(used, incoming, budget, &epochs) {
                 prop_assert!(!victim.protected);
-                prop_assert!(victim.number > last, "oldest first");
+                prop_assert!((victim.rank, victim.number) > last, "least wanted, then oldest first");
                 prop_assert!(used + incoming > budget, "no more than needed");
-                last = victim.number;
+                last = (victim.rank, victim.number);
                 used -= victim.disk_bytes;
                 epochs.retain(|e| e.number != victim.number);
             }

@@ -72,6 +72,25 @@ pub struct StreamLimits {
     pub max_msg_bytes: Option<u32>,
     /// What a full stream does.
     pub discard: Discard,
+    /// Bytes on disk that no other stream can push out; what it holds beyond them competes by priority and age.
+    pub reserve: Option<u64>,
+    /// Who yields when the disk is full.
+    pub priority: Priority,
+}
+
+/// From 0 to [`Priority::MAX`]: when the disk is full, what all uplinks have confirmed goes first, then the lowest priority, then the oldest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Priority(pub u8);
+
+impl Priority {
+    /// The highest.
+    pub const MAX: u8 = 9;
+}
+
+impl Default for Priority {
+    fn default() -> Priority {
+        Priority(5)
+    }
 }
 
 /// A stream as configured.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::clock::SystemClock;
 
+mod classes;
 mod drops;
 mod model;
 mod recovery;

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::base64;
 use crate::gateway::Gateway;
-use crate::health::alive;
+use crate::health::{alive, warning};
 use crate::http::{Answer, Handler, Request};
 use crate::metrics;
 use crate::status::{Gap, Message, Page};
@@ -34,8 +34,14 @@ impl Handler for Api {
         let gateway = &self.0;
         match request.path.as_str() {
             "/" => text(200, INDEX),
-            "/healthz" => health(&alive(&gateway.log.stats())),
-            "/readyz" => health(&gateway.health.ready(&gateway.log.stats())),
+            "/healthz" => {
+                let log = gateway.log.stats();
+                health(&alive(&log), warning(&log))
+            }
+            "/readyz" => {
+                let log = gateway.log.stats();
+                health(&gateway.health.ready(&log), warning(&log))
+            }
             "/metrics" => {
                 gateway.look().await;
                 Answer {
@@ -161,9 +167,9 @@ impl Range {
     }
 }
 
-fn health(result: &Result<(), String>) -> Answer {
+fn health(result: &Result<(), String>, warning: Option<&str>) -> Answer {
     match result {
-        Ok(()) => text(200, "ok\n"),
+        Ok(()) => text(200, &warning.map_or("ok\n".to_owned(), |warning| format!("ok\nwarning: {warning}\n"))),
         Err(why) => text(503, &format!("{why}\n")),
     }
 }

@@ -21,6 +21,13 @@ pub(crate) fn alive(log: &LogStats) -> Result<(), String> {
     Ok(())
 }
 
+/// What somebody should know although the gateway works: nothing that a restart would help.
+pub(crate) fn warning(log: &LogStats) -> Option<&'static str> {
+    log.disk_full.then_some(
+        "the disk is full of what must not be discarded: appends to streams with discard = \"new\" are refused",
+    )
+}
+
 /// What `/readyz` adds to it.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
@@ -56,6 +63,9 @@ mod tests {
         log.oldest_unsynced = Duration::from_secs(12);
         assert!(health.ready(&log).is_err_and(|why| why.contains("12 s")));
         log.oldest_unsynced = Duration::ZERO;
+        assert_eq!(warning(&log), None);
+        log.disk_full = true;
+        assert!(alive(&log).is_ok() && warning(&log).is_some_and(|why| why.contains("full")));
         log.failed = true;
         assert!(alive(&log).is_err_and(|why| why.contains("sync")));
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use headwater_broker::config::{Config, CreateStream, Listener, Mirror, Uplink};
-use headwater_broker::log::{AckPolicy, Discard, Storage};
+use headwater_broker::log::{AckPolicy, Discard, Priority, Storage};
 
 use headwater_sync::encode::Encoder;
 
@@ -88,6 +88,10 @@ fn limits(stream: &headwater_broker::config::Stream) -> String {
     parts.extend(limits.max_msg_bytes.map(|max| format!("each up to {}", bytes(u64::from(max)))));
     if limits.discard == Discard::New {
         parts.push("refuses when full".to_owned());
+    }
+    parts.extend(limits.reserve.map(|reserve| format!("{} reserved", bytes(reserve))));
+    if limits.priority != Priority::default() {
+        parts.push(format!("priority {}", limits.priority.0));
     }
     if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
 }

@@ -1,5 +1,6 @@
 //! Limits, the disk budget, tables, cursors, memory streams, time.
 
+use super::model::quiesce;
 use super::*;
 use crate::clock::{ManualClock, Monotonic};
 
@@ -240,6 +241,7 @@ fn the_ledger_says_what_a_reader_lost_and_why() {
     for n in 0..200 {
         append_durably(&log, &[message(b, "s", &noise(n, 9000))]);
     }
+    quiesce(&log);
     let before = told(&log);
     let lost = log.state(b).first.0 - 1;
     assert!(lost > 20);
