@@ -171,7 +171,7 @@ const CASES: &[Case] = &[
     ("(3.8.3)", "a filter without options", V5, 0x82, b"\0\x01\0\0\x01a", Refused(Malformed)),
     ("3.8.3-4", "No Local on a shared subscription", V5, 0x82, b"\0\x01\0\0\x0A$share/g/a\x04", Refused(Protocol)),
     ("3.8.3-5", "reserved subscription options", V5, 0x82, b"\0\x01\0\0\x01a\x40", Refused(Malformed)),
-    ("(3.8.3.1)", "QoS 3", V5, 0x82, b"\0\x01\0\0\x01a\x03", Refused(Malformed)),
+    ("(3.8.3.1)", "QoS 3", V5, 0x82, b"\0\x01\0\0\x01a\x03", Refused(Protocol)),
     ("(3.8.3.1)", "Retain Handling 3", V5, 0x82, b"\0\x01\0\0\x01a\x30", Refused(Protocol)),
     ("3.1.1: 3-8.3-4", "reserved bits of the requested QoS, which are the options of 5.0", V4, 0x82, b"\0\x01\0\x01a\x04", Refused(Malformed)),
     ("3.1.1: 3-8.3-4", "QoS 3", V4, 0x82, b"\0\x01\0\x01a\x03", Refused(Malformed)),
