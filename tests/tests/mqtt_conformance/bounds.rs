@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use headwater_broker::mqtt::packet::*;
 
-use crate::client::{Client, VERSIONS, hello, publish, resume, text};
+use crate::client::{Client, VERSIONS, hello, publish, publish_at, resume, text};
 use crate::target::Target;
 
 /// 3.1.4: a connection that does not say CONNECT is closed, whatever part of it came.
@@ -146,4 +146,29 @@ async fn a_client_that_does_not_read_costs_no_memory() {
     other.subscribe("bounds/deaf", QoS::AtMostOnce).await;
     publisher.publish(publish("bounds/deaf", "last")).await;
     assert_eq!(text(&other.message().await), "last");
+}
+
+/// [MQTT-3.1.2-29]: why a message was refused is said in words to who did not decline them.
+#[tokio::test]
+async fn a_reason_string_comes_only_to_who_wants_it() {
+    let stream = "[[stream]]\nname = \"tiny\"\ntopics = [\"tiny/#\"]\nmax_msgs = 1\ndiscard = \"new\"\n";
+    let target = Target::start_with(stream).await;
+    let mut first = Client::connect(&target, hello(Version::V5, "fills")).await;
+    assert!(!first.publish(Publish { qos: QoS::AtLeastOnce, ..publish("tiny/x", "fills it") }).await.is_failure());
+    for wanted in [None, Some(true), Some(false)] {
+        let mut connect = hello(Version::V5, "words");
+        connect.properties.request_problem_information = wanted;
+        let mut client = Client::connect(&target, connect).await;
+        for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            client.send(Packet::Publish(publish_at(qos, 1, "tiny/x", "too much"))).await;
+            match client.recv().await {
+                Packet::PubAck(ack) | Packet::PubRec(ack) => {
+                    assert_eq!(ack.reason, ReasonCode::QuotaExceeded);
+                    assert_eq!(ack.reason_string.is_some(), wanted != Some(false));
+                    assert_eq!(ack.user, []);
+                }
+                other => panic!("expected a refusal, got {other:?}"),
+            }
+        }
+    }
 }
