@@ -259,6 +259,27 @@ async fn nothing_follows_a_disconnect_of_the_broker() {
     assert_eq!(client.closed().await, None);
 }
 
+/// [MQTT-3.14.0-1]: whoever does not wait for the answer to CONNECT gets that first.
+#[tokio::test]
+async fn connack_comes_before_the_disconnect_for_a_packet_behind_connect() {
+    let target = Target::start().await;
+    let mut client = Client::open(&target, Version::V5).await;
+    let connect = framed(0x10, b"\0\x04MQTT\x05\x02\0\0\0\0\x05early");
+    client.send_to_be_refused(&[&connect[..], b"\xC1\0"].concat()).await;
+    client.accepted().await;
+    assert_eq!(client.closed().await, Some(MalformedPacket));
+}
+
+/// 3.2.2.3.6: also before anybody knows how much the broker takes.
+#[tokio::test]
+async fn a_connect_that_is_too_large_is_told_so() {
+    let target = Target::start().await;
+    let mut client = Client::open(&target, Version::V5).await;
+    // Two megabytes are announced; no more than this is needed to refuse them.
+    client.send_to_be_refused(b"\x10\x80\x80\x80\x01\0\x04MQTT\x05\x02\0\0\0").await;
+    assert_eq!(client.refused_or_closed().await, Some(PacketTooLarge));
+}
+
 /// What was sent before the wrong packet counts.
 #[tokio::test]
 async fn what_came_before_a_wrong_packet_counts() {

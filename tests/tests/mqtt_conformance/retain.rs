@@ -183,6 +183,21 @@ async fn a_retained_message_expires() {
     );
 }
 
+/// [MQTT-3.3.2-6]: a retained message says what is left of its expiry.
+#[tokio::test]
+async fn the_time_a_message_was_retained_is_taken_off_its_expiry() {
+    let target = Target::start().await;
+    let mut client = Client::connect(&target, hello(Version::V5, "retain-left")).await;
+    let properties = PublishProperties { message_expiry: Some(1_000), ..PublishProperties::default() };
+    client.publish(Publish { properties: Some(Box::new(properties)), ..retained("retain/left", "x") }).await;
+    // Time itself is what is tested here.
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    client.subscribe("retain/left", QoS::AtMostOnce).await;
+    let left = client.message().await.properties.and_then(|properties| properties.message_expiry);
+    assert!(left.is_some_and(|seconds| (900..=999).contains(&seconds)), "{left:?}");
+    client.publish(retained("retain/left", "")).await;
+}
+
 /// A subscription that brings more than fits a queue or a window brings all of it, once.
 #[tokio::test]
 async fn many_retained_messages_come_at_the_pace_of_the_client() {

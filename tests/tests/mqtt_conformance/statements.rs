@@ -52,6 +52,10 @@ fn tests(mut field: &'static str) -> Vec<&'static str> {
     tests
 }
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+}
+
 /// Where a file of the tables lies in the repository.
 fn path(file: &str) -> PathBuf {
     let (folder, rest) = file.split_once('/').unwrap_or_else(|| panic!("{file} does not say where it lies"));
@@ -62,8 +66,7 @@ fn path(file: &str) -> PathBuf {
         "src" => "broker/src",
         _ => panic!("no such place: {file}"),
     };
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace");
-    root.join(folder).join(format!("{rest}.rs"))
+    root().join(folder).join(format!("{rest}.rs"))
 }
 
 /// Whether `source` has a test of that name: the attribute says so, not only the name.
@@ -98,6 +101,50 @@ fn the_statements_are_those_of_the_specifications() {
         let counts: BTreeMap<String, usize> = counts.iter().map(|(chapter, n)| ((*chapter).to_owned(), *n)).collect();
         assert_eq!(found, counts);
     }
+}
+
+/// What is cited in the sources is a statement of either specification.
+#[test]
+fn statements_that_are_cited_exist() {
+    let known: BTreeSet<&str> = rows(V3).iter().chain(&rows(V5)).map(|row| row.id).collect();
+    let mut unknown = BTreeSet::new();
+    let mut cited = 0;
+    let mut folders = ["broker", "tests", "sync", "targets", "benches"].map(|folder| root().join(folder)).to_vec();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+            let path = entry.expect("the sources can be listed").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if path.extension().is_none_or(|extension| extension != "rs") || path.ends_with("statements.rs") {
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            for (at, _) in source.match_indices("MQTT-") {
+                let number = source[at + 5..].split(|c: char| !c.is_ascii_digit() && !".-".contains(c)).next();
+                let id = format!("MQTT-{}", number.unwrap_or_default().trim_end_matches(['.', '-']));
+                // `[MQTT-{clause}]` of a message is none.
+                if id != "MQTT-" {
+                    cited += 1;
+                    if !known.contains(id.as_str()) {
+                        unknown.insert(format!("{id} in {}", path.display()));
+                    }
+                }
+            }
+        }
+    }
+    for file in ["conformance/malformed", "wire/normative"] {
+        let source = std::fs::read_to_string(path(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        for (_, case) in source.match_indices("\n    (\"").map(|(at, start)| source[at..].split_at(start.len())) {
+            let clause = case.split('"').next().unwrap_or_default().trim_start_matches("3.1.1: ");
+            if clause.starts_with(|c: char| c.is_ascii_digit()) && !known.contains(format!("MQTT-{clause}").as_str()) {
+                unknown.insert(format!("{clause} in {file}"));
+            }
+        }
+    }
+    assert!(cited > 200, "only {cited} were found");
+    assert!(unknown.is_empty(), "no such statements: {unknown:#?}");
 }
 
 #[test]

@@ -176,6 +176,38 @@ async fn messages_name_their_subscriptions() {
     assert_eq!(client.message().await.subscription_ids, [0; 0]);
 }
 
+/// [MQTT-3.3.4-3]: also those that are retained, that waited, and that are sent again.
+#[tokio::test]
+async fn messages_name_their_subscriptions_however_they_come() {
+    let target = Target::start().await;
+    let topic = "stored/ids";
+    let mut publisher = Client::connect(&target, hello(Version::V5, "ids-pub")).await;
+    let send = async |publisher: &mut Client, payload: &str, retain| {
+        let message = Publish { qos: QoS::AtLeastOnce, retain, ..publish(topic, payload) };
+        assert!(!publisher.publish(message).await.is_failure());
+    };
+    send(&mut publisher, "retained", true).await;
+    Client::connect(&target, hello(Version::V5, "ids-kept")).await.goodbye().await;
+    let mut client = Client::connect(&target, resume(Version::V5, "ids-kept")).await;
+    assert_eq!(client.subscribe_with(topic, options(QoS::AtLeastOnce), Some(7)).await, ReasonCode::GrantedQoS1);
+    let message = client.message().await;
+    assert_eq!((text(&message), message.retain, &message.subscription_ids[..]), ("retained", true, &[7][..]));
+    send(&mut publisher, "in flight", false).await;
+    let message = client.unacknowledged().await;
+    assert_eq!((text(&message), &message.subscription_ids[..]), ("in flight", &[7][..]));
+    client.vanish();
+    send(&mut publisher, "waits", false).await;
+    let mut client = Client::connect(&target, resume(Version::V5, "ids-kept")).await;
+    for (payload, dup) in [("in flight", true), ("waits", false)] {
+        let message = client.message().await;
+        assert_eq!((text(&message), message.dup, &message.subscription_ids[..]), (payload, dup, &[7][..]));
+    }
+    client.settled().await;
+    client.goodbye().await;
+    Client::connect(&target, hello(Version::V5, "ids-kept")).await.goodbye().await;
+    publisher.publish(Publish { retain: true, ..publish(topic, "") }).await;
+}
+
 /// [MQTT-3.8.3-3]: No Local keeps a client's own messages from it, and nobody else's.
 #[tokio::test]
 async fn no_local_keeps_own_messages_away() {
