@@ -280,6 +280,23 @@ async fn a_connect_that_is_too_large_is_told_so() {
     assert_eq!(client.refused_or_closed().await, Some(PacketTooLarge));
 }
 
+/// Whoever goes on sending gets the reason, too: a connection that is reset may lose it on the way.
+#[tokio::test]
+async fn what_was_sent_behind_a_wrong_packet_does_not_tear_the_connection() {
+    let target = Target::start().await;
+    // More than one read takes, and less than sockets hold.
+    let behind = b"\x30\x05\0\x01t\0x".repeat(7_000);
+    for _ in 0..10 {
+        let mut client = Client::connect(&target, hello(Version::V5, "goes-on")).await;
+        client.send_to_be_refused(&[b"\xC1\0", &behind[..]].concat()).await;
+        assert_eq!((client.closed().await, client.torn), (Some(MalformedPacket), false));
+        let mut client = Client::open(&target, Version::V5).await;
+        let refused = framed(0x10, b"\0\x04MQTT\x05\x03\0\0\0\0\x01a");
+        client.send_to_be_refused(&[&refused[..], &behind[..]].concat()).await;
+        assert_eq!((client.refused_or_closed().await, client.torn), (Some(MalformedPacket), false));
+    }
+}
+
 /// What was sent before the wrong packet counts.
 #[tokio::test]
 async fn what_came_before_a_wrong_packet_counts() {
