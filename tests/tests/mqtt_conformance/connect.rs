@@ -96,24 +96,6 @@ async fn a_second_connect_ends_the_connection() {
     }
 }
 
-/// [MQTT-3.1.4-1] [MQTT-3.1.2-3] [MQTT-4.13.1-1]: a malformed CONNECT makes no session.
-#[tokio::test]
-async fn a_malformed_connect_ends_the_connection() {
-    let target = Target::start().await;
-    for (version, body) in [
-        (Version::V311, &b"\0\x04MQTT\x04\x03\0\x3C\0\x01a"[..]),
-        (Version::V311, b"\0\x04MQTT\x04\x42\0\x3C\0\x01a\0\x01p"),
-        (Version::V5, b"\0\x04MQTT\x05\x03\0\x3C\0\0\x01a"),
-        (Version::V5, b"\0\x04MQTT\x05\x02\0\x3C\x03\x21\0\0\0\x01a"),
-    ] {
-        let mut client = Client::open(&target, version).await;
-        client.send_bytes(&[&[0x10, u8::try_from(body.len()).expect("short")], body].concat()).await;
-        // MQTT 5 allows a CONNACK with a failure before the close; 3.1.1 has none for this.
-        let refusal = client.refused_or_closed().await;
-        assert!(refusal.is_none_or(|reason| version == Version::V5 && reason.is_failure()), "{refusal:?}");
-    }
-}
-
 /// [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-16]
 #[tokio::test]
 async fn a_client_without_an_id_gets_one() {

@@ -222,6 +222,20 @@ async fn no_local_keeps_own_messages_away() {
     assert_eq!(client.until("last").await, [""; 0]);
 }
 
+/// [MQTT-3.8.3-3] leaves open whether a retained message is forwarded by whom it came from. Here it is what the topic says to
+/// every new subscription, and belongs to nobody; Mosquitto sees it so, too.
+#[tokio::test]
+async fn no_local_does_not_keep_retained_messages_away() {
+    let target = Target::start().await;
+    let mut client = Client::connect(&target, hello(Version::V5, "local-retained")).await;
+    client.publish(Publish { retain: true, qos: QoS::AtLeastOnce, ..publish("sub/local-retained", "kept") }).await;
+    let no_local = SubscriptionOptions { no_local: true, ..SubscriptionOptions::default() };
+    assert_eq!(client.subscribe_with("sub/local-retained", no_local, None).await, ReasonCode::Success);
+    let message = client.message().await;
+    assert_eq!((text(&message), message.retain), ("kept", true));
+    client.publish(Publish { retain: true, ..publish("sub/local-retained", "") }).await;
+}
+
 /// [MQTT-4.8.2-1] and 3.2.2.3.13: shared subscriptions are granted, or refused as CONNACK announced.
 #[tokio::test]
 async fn shared_subscriptions_are_as_announced() {
