@@ -5,12 +5,14 @@
 //! parentheses is one that the specification makes without a number, in the section named.
 
 use bytes::BytesMut;
-use headwater_broker::mqtt::codec::decode;
-use headwater_broker::mqtt::packet::{ReasonCode, Version};
+use headwater_broker::mqtt::codec::{MAX_FILTERS, MAX_USER_PROPERTIES, decode, encode};
+use headwater_broker::mqtt::packet::{
+    Packet, PacketId, ReasonCode, Subscribe, SubscriptionOptions, Unsubscribe, Version,
+};
 
 use Expect::{Refused, Taken};
 use ReasonCode::{
-    MalformedPacket as Malformed, PacketTooLarge, ProtocolError as Protocol, TopicAliasInvalid,
+    MalformedPacket as Malformed, PacketTooLarge, ProtocolError as Protocol, QuotaExceeded, TopicAliasInvalid,
     UnsupportedProtocolVersion as Unsupported,
 };
 
@@ -237,5 +239,36 @@ fn a_packet_above_the_limit_is_refused_by_its_header() {
 fn a_wrong_first_byte_is_refused_at_once() {
     for (version, first) in [(FIRST, 0x30), (V5, 0x36), (V4, 0xF0), (V5, 0x01)] {
         assert!(decode(&mut BytesMut::from(&[first][..]), version, MAX).is_err(), "{first:#x}");
+    }
+}
+
+/// What the specification does not bound and we do: lists in one packet. 0x97, as nothing about them is malformed.
+#[test]
+fn lists_are_taken_up_to_their_limit() {
+    let packet_id = PacketId::new(1).expect("from 1");
+    let subscribe = |filters, users| {
+        Packet::Subscribe(Subscribe {
+            packet_id,
+            subscription_id: None,
+            user: vec![("k".to_owned(), "v".to_owned()); users],
+            filters: vec![("a".parse().map_err(|_| String::new()), SubscriptionOptions::default()); filters],
+        })
+    };
+    let unsubscribe = |filters| {
+        let filters = vec!["a".parse().map_err(|_| String::new()); filters];
+        Packet::Unsubscribe(Unsubscribe { packet_id, user: Vec::new(), filters })
+    };
+    for (packet, expected) in [
+        (subscribe(MAX_FILTERS, 0), Taken),
+        (subscribe(MAX_FILTERS + 1, 0), Refused(QuotaExceeded)),
+        (unsubscribe(MAX_FILTERS), Taken),
+        (unsubscribe(MAX_FILTERS + 1), Refused(QuotaExceeded)),
+        (subscribe(1, MAX_USER_PROPERTIES), Taken),
+        (subscribe(1, MAX_USER_PROPERTIES + 1), Refused(QuotaExceeded)),
+    ] {
+        let mut buf = BytesMut::new();
+        encode(&packet, Version::V5, &mut buf).expect("it can be written");
+        let found = decode(&mut buf, V5, u32::MAX).map_or_else(|error| Refused(error.reason), |_| Taken);
+        assert_eq!(found, expected);
     }
 }
