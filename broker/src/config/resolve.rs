@@ -18,7 +18,7 @@ use crate::log::{AckPolicy, BlockCodec};
 
 /// G2's smallest budget: below it the staging log, the reserve and a few epochs do not fit.
 const MIN_DISK_BYTES: Size = Size(32 * MIB);
-/// Largest packet the MQTT wire format can carry [MQTT-1.5.5], rounded down.
+/// Largest packet the MQTT wire format can carry (1.5.5 of MQTT 5.0), rounded down.
 const MAX_PACKET_BYTES: Size = Size(256 * MIB);
 /// Host names that fresh system images come with: no identity for a gateway among others.
 const COMMON_HOST_NAMES: [&str; 6] = ["localhost", "raspberrypi", "debian", "ubuntu", "buildroot", "openwrt"];

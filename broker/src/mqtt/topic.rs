@@ -1,4 +1,4 @@
-//! Topic names and topic filters that are valid by construction [MQTT-4.7].
+//! Topic names and topic filters that are valid by construction (4.7).
 //!
 //! Both hold the bytes they were made from, so a name read off the wire shares the buffer of its packet. Code that keeps
 //! a name or filter for longer than the packet calls [`TopicName::detached`] so that it does not keep that buffer alive.

@@ -61,7 +61,7 @@ pub(super) struct SubscriptionRecord {
     pub(super) since: Vec<(u32, u64)>,
 }
 
-/// As in a SUBSCRIBE packet [MQTT-3.8.3.1]: bits 0-1 QoS, 2 no local, 3 retain as published, 4-5 retain handling.
+/// As in a SUBSCRIBE packet (3.8.3.1): bits 0-1 QoS, 2 no local, 3 retain as published, 4-5 retain handling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OptionsRecord(u8);
 

@@ -545,6 +545,7 @@ impl Connection {
                 // The peer may not read any more; nothing depends on these bytes.
                 let _ = tokio::time::timeout(LAST_BYTES, super::handshake::drain(&self.hub, &mut self.wire)).await;
             }
+            self.wire.discard();
         } else {
             tracing::debug!(client_id = self.client_id, "connection lost");
             self.finish_batch().await;

@@ -144,6 +144,7 @@ pub(super) async fn tell(hub: &Hub, wire: &mut Wire, version: Version, reason: R
     wire.finish();
     // The peer may be gone already, and nothing depends on it.
     let _ = tokio::time::timeout(LAST_BYTES, drain(hub, wire)).await;
+    wire.discard();
 }
 
 /// Writes everything. The caller limits the time.

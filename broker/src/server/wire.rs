@@ -25,6 +25,10 @@ pub(super) const WRITE_BYTES: usize = 64 * 1024;
 /// Reading stops when this much waits to be written: answers to what a client sends while it does not read.
 const WRITE_BYTES_HARD: usize = 4 * WRITE_BYTES;
 
+/// Most that is read only to be thrown away when a connection ends, and how much of it at once.
+const DISCARD_BYTES: usize = 256 * 1024;
+const DISCARD_AT_ONCE: usize = 4 * 1024;
+
 /// A socket and its two buffers.
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -241,6 +245,17 @@ impl Wire {
     /// Nothing follows what is to be written, but for the goodbyes of what lies below MQTT.
     pub(super) fn finish(&mut self) {
         self.ending = true;
+    }
+
+    /// Throws away what has come and will not be read. A socket that is closed with it is reset, and a reset may overtake the
+    /// last bytes to the client, or have its system drop them: the DISCONNECT that says why. What comes later resets it still.
+    pub(super) fn discard(&self) {
+        let mut waste = [0; DISCARD_AT_ONCE];
+        for _ in 0..DISCARD_BYTES / DISCARD_AT_ONCE {
+            if !matches!(self.socket.try_read(&mut waste), Ok(1..)) {
+                return;
+            }
+        }
     }
 
     /// Writes what the socket takes now; one system call, mostly.

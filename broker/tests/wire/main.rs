@@ -5,4 +5,5 @@ mod agreement;
 mod generate;
 mod hostile;
 mod normative;
+mod properties;
 mod round_trip;

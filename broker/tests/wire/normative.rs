@@ -1,15 +1,18 @@
-//! Every normative statement that the wire format touches, and the bytes or the test that hold us to it.
+//! The normative statements about the wire format, and the bytes that hold us to them. All statements, with all tests of
+//! each, are in `tests/tests/mqtt_conformance/normative`.
 //!
 //! Numbers without a mark are those of MQTT 5.0; `3.1.1:` marks those of MQTT 3.1.1, where they differ. A statement in
 //! parentheses is one that the specification makes without a number, in the section named.
 
 use bytes::BytesMut;
-use headwater_broker::mqtt::codec::decode;
-use headwater_broker::mqtt::packet::{ReasonCode, Version};
+use headwater_broker::mqtt::codec::{MAX_FILTERS, MAX_USER_PROPERTIES, decode, encode};
+use headwater_broker::mqtt::packet::{
+    Packet, PacketId, ReasonCode, Subscribe, SubscriptionOptions, Unsubscribe, Version,
+};
 
 use Expect::{Refused, Taken};
 use ReasonCode::{
-    MalformedPacket as Malformed, PacketTooLarge, ProtocolError as Protocol, TopicAliasInvalid,
+    MalformedPacket as Malformed, PacketTooLarge, ProtocolError as Protocol, QuotaExceeded, TopicAliasInvalid,
     UnsupportedProtocolVersion as Unsupported,
 };
 
@@ -171,7 +174,7 @@ const CASES: &[Case] = &[
     ("(3.8.3)", "a filter without options", V5, 0x82, b"\0\x01\0\0\x01a", Refused(Malformed)),
     ("3.8.3-4", "No Local on a shared subscription", V5, 0x82, b"\0\x01\0\0\x0A$share/g/a\x04", Refused(Protocol)),
     ("3.8.3-5", "reserved subscription options", V5, 0x82, b"\0\x01\0\0\x01a\x40", Refused(Malformed)),
-    ("(3.8.3.1)", "QoS 3", V5, 0x82, b"\0\x01\0\0\x01a\x03", Refused(Malformed)),
+    ("(3.8.3.1)", "QoS 3", V5, 0x82, b"\0\x01\0\0\x01a\x03", Refused(Protocol)),
     ("(3.8.3.1)", "Retain Handling 3", V5, 0x82, b"\0\x01\0\0\x01a\x30", Refused(Protocol)),
     ("3.1.1: 3-8.3-4", "reserved bits of the requested QoS, which are the options of 5.0", V4, 0x82, b"\0\x01\0\x01a\x04", Refused(Malformed)),
     ("3.1.1: 3-8.3-4", "QoS 3", V4, 0x82, b"\0\x01\0\x01a\x03", Refused(Malformed)),
@@ -239,35 +242,33 @@ fn a_wrong_first_byte_is_refused_at_once() {
     }
 }
 
-/// Statements that other tests hold us to: the clauses, and the test with its file.
-#[rustfmt::skip]
-const ELSEWHERE: &[(&str, &str)] = &[
-    ("1.5.4-1 4.7.1-1 4.7.3-1 4.7.3-2 4.7.3-3", "topic::names_that_the_specification_forbids_are_refused"),
-    ("4.7.3-4", "topic::names_keep_spaces_case_empty_levels_and_the_byte_order_mark"),
-    ("4.7.1-1 4.7.1-2", "topic::wildcards_stand_alone_and_hash_stands_last"),
-    ("4.7.1-1 4.7.1-2", "topic::the_examples_of_the_specification_match_as_it_says"),
-    ("4.7.2-1", "topic::a_leading_wildcard_does_not_see_dollar_topics"),
-    ("4.8.2-1 4.8.2-2", "topic::shared_filters_have_a_name_and_a_filter"),
-    ("3.3.5-1", "trie::overlapping_subscriptions_are_each_visited"),
-    ("2.2.1-2 2.2.2-1 3.1.3-10 3.3.2-17 3.3.2-18 3.8.4-6", "round_trip::every_packet_is_decoded_as_it_was_encoded"),
-    ("3.1.2-24 3.1.2-25", "round_trip::the_limit_on_packets_counts_every_byte"),
-    ("3.2.2-19 3.2.2-20 3.4.2-2 3.4.2-3 3.5.2-2 3.5.2-3 3.6.2-2 3.6.2-3 3.7.2-2 3.7.2-3 3.9.2-1 3.11.2-1 3.14.2-3 3.14.2-4",
-     "round_trip::what_is_only_for_people_is_dropped_to_fit"),
-    ("3.3.2-6", "round_trip::a_waiting_message_is_sent_with_what_is_left_of_its_expiry"),
-    ("2.2.1-2 3.3.1-2 3.8.3-2 3.10.3-2 3.2.2-6 3.4.2-1 3.9.3-2 3.14.2-1", "round_trip::what_must_not_be_sent_is_not_encoded"),
-    ("3.1.1: 3.2.2-6 3.9.3-2", "round_trip::reasons_become_the_return_codes_of_3_1_1"),
-];
-
+/// What the specification does not bound and we do: lists in one packet. 0x97, as nothing about them is malformed.
 #[test]
-fn the_tests_named_here_exist() {
-    let sources = [
-        ("topic", include_str!("../../src/mqtt/topic.rs")),
-        ("trie", include_str!("../../src/router/trie.rs")),
-        ("round_trip", include_str!("round_trip.rs")),
-    ];
-    for (clauses, test) in ELSEWHERE {
-        let (file, name) = test.split_once("::").expect("file::test");
-        let (_, source) = sources.iter().find(|(known, _)| known == &file).expect("a known file");
-        assert!(source.contains(&format!("fn {name}(")), "[MQTT-{clauses}] {test}");
+fn lists_are_taken_up_to_their_limit() {
+    let packet_id = PacketId::new(1).expect("from 1");
+    let subscribe = |filters, users| {
+        Packet::Subscribe(Subscribe {
+            packet_id,
+            subscription_id: None,
+            user: vec![("k".to_owned(), "v".to_owned()); users],
+            filters: vec![("a".parse().map_err(|_| String::new()), SubscriptionOptions::default()); filters],
+        })
+    };
+    let unsubscribe = |filters| {
+        let filters = vec!["a".parse().map_err(|_| String::new()); filters];
+        Packet::Unsubscribe(Unsubscribe { packet_id, user: Vec::new(), filters })
+    };
+    for (packet, expected) in [
+        (subscribe(MAX_FILTERS, 0), Taken),
+        (subscribe(MAX_FILTERS + 1, 0), Refused(QuotaExceeded)),
+        (unsubscribe(MAX_FILTERS), Taken),
+        (unsubscribe(MAX_FILTERS + 1), Refused(QuotaExceeded)),
+        (subscribe(1, MAX_USER_PROPERTIES), Taken),
+        (subscribe(1, MAX_USER_PROPERTIES + 1), Refused(QuotaExceeded)),
+    ] {
+        let mut buf = BytesMut::new();
+        encode(&packet, Version::V5, &mut buf).expect("it can be written");
+        let found = decode(&mut buf, V5, u32::MAX).map_or_else(|error| Refused(error.reason), |_| Taken);
+        assert_eq!(found, expected);
     }
 }

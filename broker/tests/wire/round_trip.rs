@@ -176,8 +176,8 @@ fn a_waiting_message_is_sent_with_what_is_left_of_its_expiry() {
     assert_eq!(sent.properties.expect("has an expiry").message_expiry, Some(18));
 }
 
-/// [MQTT-2.2.1-2] [MQTT-3.3.1-2] [MQTT-3.8.3-2] [MQTT-3.10.3-2] [MQTT-3.2.2-6] [MQTT-3.4.2-1] [MQTT-3.9.3-2]
-/// [MQTT-3.14.2-1]
+/// [MQTT-2.2.1-2] [MQTT-3.3.1-2] [MQTT-3.8.3-2] [MQTT-3.10.3-2] [MQTT-3.2.2-6] [MQTT-3.2.2-8] [MQTT-3.4.2-1]
+/// [MQTT-3.5.2-1] [MQTT-3.6.2-1] [MQTT-3.7.2-1] [MQTT-3.9.3-2] [MQTT-3.11.3-2] [MQTT-3.14.2-1] [MQTT-3.15.2-1]
 #[test]
 fn what_must_not_be_sent_is_not_encoded() {
     let id = PacketId::new(1).expect("from 1");
@@ -196,6 +196,11 @@ fn what_must_not_be_sent_is_not_encoded() {
         })
     };
     let suback = |reasons: Vec<ReasonCode>| Packet::SubAck(SubAck { packet_id: id, reason_string: None, reasons });
+    let unsuback =
+        |reasons: Vec<ReasonCode>| Packet::UnsubAck(UnsubAck { packet_id: id, reason_string: None, reasons });
+    let auth = |reason| {
+        Packet::Auth(Auth { reason, method: Some("m".to_owned()), data: None, reason_string: None, user: Vec::new() })
+    };
     let unnamed = Publish { topic: None, ..publish(QoS::AtMostOnce, None) };
     let never = [
         Packet::Publish(publish(QoS::AtMostOnce, Some(1))),
@@ -204,12 +209,17 @@ fn what_must_not_be_sent_is_not_encoded() {
         Packet::Publish(Publish { subscription_ids: vec![0], ..publish(QoS::AtMostOnce, None) }),
         Packet::Publish(unnamed),
         Packet::PubAck(ack(ReasonCode::PacketIdNotFound)),
+        Packet::PubRec(ack(ReasonCode::TopicFilterInvalid)),
         Packet::PubRel(ack(ReasonCode::NotAuthorized)),
+        Packet::PubComp(ack(ReasonCode::UnspecifiedError)),
         connack(true, ReasonCode::NotAuthorized),
         connack(false, ReasonCode::SessionTakenOver),
         disconnect(ReasonCode::PacketIdInUse),
         suback(Vec::new()),
         suback(vec![ReasonCode::PacketTooLarge]),
+        unsuback(vec![ReasonCode::GrantedQoS1]),
+        unsuback(Vec::new()),
+        auth(ReasonCode::NotAuthorized),
         Packet::Subscribe(Subscribe { packet_id: id, subscription_id: None, user: Vec::new(), filters: Vec::new() }),
         Packet::Unsubscribe(Unsubscribe { packet_id: id, user: Vec::new(), filters: Vec::new() }),
     ];

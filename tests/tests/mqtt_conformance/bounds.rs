@@ -3,9 +3,10 @@
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
+use headwater_broker::mqtt::codec::encoded_len;
 use headwater_broker::mqtt::packet::*;
 
-use crate::client::{Client, VERSIONS, hello, publish, resume, text};
+use crate::client::{Client, VERSIONS, hello, publish, publish_at, resume, text};
 use crate::target::Target;
 
 /// 3.1.4: a connection that does not say CONNECT is closed, whatever part of it came.
@@ -146,4 +147,43 @@ async fn a_client_that_does_not_read_costs_no_memory() {
     other.subscribe("bounds/deaf", QoS::AtMostOnce).await;
     publisher.publish(publish("bounds/deaf", "last")).await;
     assert_eq!(text(&other.message().await), "last");
+}
+
+/// [MQTT-3.1.2-29]: why a message was refused is said in words to who did not decline them; [MQTT-3.4.2-2] [MQTT-3.5.2-2]
+/// [MQTT-3.14.2-3]: and has room for them.
+#[tokio::test]
+async fn a_reason_string_comes_only_to_who_wants_it() {
+    let stream = "[[stream]]\nname = \"tiny\"\ntopics = [\"tiny/#\"]\nmax_msgs = 1\ndiscard = \"new\"\n";
+    let target = Target::start_with(stream).await;
+    let mut first = Client::connect(&target, hello(Version::V5, "fills")).await;
+    assert!(!first.publish(Publish { qos: QoS::AtLeastOnce, ..publish("tiny/x", "fills it") }).await.is_failure());
+    // Room for the CONNACK, and for no words.
+    let small = encoded_len(&Packet::ConnAck(Box::new(first.connack.clone())), Version::V5).expect("was sent");
+    let small = u32::try_from(small).expect("small");
+    for (wanted, room, said) in
+        [(None, None, true), (Some(true), None, true), (Some(false), None, false), (Some(true), Some(small), false)]
+    {
+        let mut connect = hello(Version::V5, "words");
+        connect.properties.request_problem_information = wanted;
+        connect.properties.maximum_packet_size = room;
+        let mut client = Client::connect(&target, connect).await;
+        for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            client.send(Packet::Publish(publish_at(qos, 1, "tiny/x", "too much"))).await;
+            match client.recv().await {
+                Packet::PubAck(ack) | Packet::PubRec(ack) => {
+                    assert_eq!((ack.reason, ack.reason_string.is_some()), (ReasonCode::QuotaExceeded, said));
+                    assert_eq!(ack.user, []);
+                }
+                other => panic!("expected a refusal, got {other:?}"),
+            }
+        }
+        client.send_bytes(b"\xC1\0").await;
+        match client.recv().await {
+            Packet::Disconnect(disconnect) => {
+                assert_eq!(disconnect.reason, ReasonCode::MalformedPacket);
+                assert!(room.is_none() || disconnect.reason_string.is_none());
+            }
+            other => panic!("expected DISCONNECT, got {other:?}"),
+        }
+    }
 }

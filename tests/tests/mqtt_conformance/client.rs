@@ -83,6 +83,8 @@ pub(crate) struct Client {
     /// What came while something else was awaited.
     early: VecDeque<Publish>,
     next_id: u16,
+    /// The connection was reset, instead of closed.
+    pub(crate) torn: bool,
     /// The answer to CONNECT.
     pub(crate) connack: ConnAck,
 }
@@ -102,6 +104,7 @@ impl Client {
             read: BytesMut::new(),
             early: VecDeque::new(),
             next_id: 1,
+            torn: false,
             connack: ConnAck {
                 session_present: false,
                 reason: ReasonCode::UnspecifiedError,
@@ -177,7 +180,11 @@ impl Client {
             }
             match patiently("a packet", self.stream.read_buf(&mut self.read)).await {
                 Ok(1..) => {}
-                Ok(0) | Err(_) => return None,
+                Ok(0) => return None,
+                Err(_) => {
+                    self.torn = true;
+                    return None;
+                }
             }
         }
     }

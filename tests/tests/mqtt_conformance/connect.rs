@@ -96,24 +96,6 @@ async fn a_second_connect_ends_the_connection() {
     }
 }
 
-/// [MQTT-3.1.4-1] [MQTT-3.1.2-3] [MQTT-4.13.1-1]: a malformed CONNECT makes no session.
-#[tokio::test]
-async fn a_malformed_connect_ends_the_connection() {
-    let target = Target::start().await;
-    for (version, body) in [
-        (Version::V311, &b"\0\x04MQTT\x04\x03\0\x3C\0\x01a"[..]),
-        (Version::V311, b"\0\x04MQTT\x04\x42\0\x3C\0\x01a\0\x01p"),
-        (Version::V5, b"\0\x04MQTT\x05\x03\0\x3C\0\0\x01a"),
-        (Version::V5, b"\0\x04MQTT\x05\x02\0\x3C\x03\x21\0\0\0\x01a"),
-    ] {
-        let mut client = Client::open(&target, version).await;
-        client.send_bytes(&[&[0x10, u8::try_from(body.len()).expect("short")], body].concat()).await;
-        // MQTT 5 allows a CONNACK with a failure before the close; 3.1.1 has none for this.
-        let refusal = client.refused_or_closed().await;
-        assert!(refusal.is_none_or(|reason| version == Version::V5 && reason.is_failure()), "{refusal:?}");
-    }
-}
-
 /// [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-16]
 #[tokio::test]
 async fn a_client_without_an_id_gets_one() {
@@ -324,4 +306,138 @@ async fn connack_announces_what_the_broker_can() {
     assert_eq!(properties.assigned_client_id, None, "the client came with an id");
     assert!(properties.maximum_packet_size.is_some(), "the broker has a limit, and says so");
     assert!(properties.receive_maximum.is_some(), "the broker has a limit, and says so");
+}
+
+/// [MQTT-3.1.3-5]
+#[tokio::test]
+async fn client_ids_of_letters_and_digits_are_taken() {
+    let target = Target::start().await;
+    let alphabet = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let ids = [&alphabet[..1], &alphabet[..23], &alphabet[20..43], &alphabet[39..]];
+    for version in [Version::V31, Version::V311, Version::V5] {
+        for id in ids {
+            let mut client = Client::connect(&target, Connect { client_id: id.to_owned(), ..hello(version, "") }).await;
+            assert_eq!(client.connack.properties.assigned_client_id, None);
+            client.settled().await;
+            client.goodbye().await;
+        }
+    }
+}
+
+/// [MQTT-3.1.3-7]: what was assigned is a client id like any other: its session is found by it.
+#[tokio::test]
+async fn an_assigned_client_id_is_a_client_id() {
+    let target = Target::start().await;
+    let connect = Connect { client_id: String::new(), ..resume(Version::V5, "") };
+    let client = Client::connect(&target, connect).await;
+    assert!(!client.connack.session_present);
+    let client_id = client.connack.properties.assigned_client_id.clone().expect("an id");
+    client.goodbye().await;
+    let client = Client::connect(&target, Connect { client_id, ..resume(Version::V5, "") }).await;
+    assert!(client.connack.session_present);
+    assert_eq!(client.connack.properties.assigned_client_id, None);
+}
+
+/// 3.1.1: [MQTT-3.1.3-6]
+#[tokio::test]
+async fn clients_of_3_1_1_without_an_id_do_not_meet() {
+    let target = Target::start().await;
+    let nameless = || Connect { client_id: String::new(), ..hello(Version::V311, "") };
+    let mut one = Client::connect(&target, nameless()).await;
+    one.subscribe("connect/nameless", QoS::AtLeastOnce).await;
+    let mut two = Client::connect(&target, nameless()).await;
+    assert!(!two.connack.session_present);
+    two.publish(publish("connect/nameless", "from two")).await;
+    assert_eq!(text(&one.message().await), "from two");
+    two.settled().await;
+    assert_eq!(two.waiting(), 0, "it has no subscription of the other");
+}
+
+/// [MQTT-3.1.3-8] (3.1.1: [MQTT-3.1.3-9]): an id that a rule about ids cannot be asked with.
+#[tokio::test]
+async fn a_client_id_that_is_refused_is_told_so() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let acl = dir.path().join("acl");
+    std::fs::write(&acl, "topic readwrite #\npattern readwrite own/%c/#\n").expect("a file can be written");
+    let target = Target::start_with(&format!("[auth]\nacl_file = {:?}\n", acl.display().to_string())).await;
+    for version in VERSIONS {
+        let connect = Connect { client_id: "a/+".to_owned(), ..hello(version, "") };
+        assert_eq!(refused(&target, connect).await, (ReasonCode::ClientIdNotValid, false));
+        Client::connect(&target, hello(version, "plain")).await.goodbye().await;
+    }
+}
+
+/// [MQTT-3.1.4-6] (3.1.1: [MQTT-3.1.4-5])
+#[tokio::test]
+async fn nothing_counts_behind_a_refused_connect() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("connect/refused/{version:?}");
+        let mut witness = Client::connect(&target, hello(version, "refused-witness")).await;
+        witness.subscribe(&topic, QoS::AtMostOnce).await;
+        let mut connect = hello(version, "refused");
+        if version == Version::V5 {
+            connect.properties.authentication_method = Some("UNHEARD-OF".to_owned());
+        } else {
+            (connect.client_id, connect.clean_start) = (String::new(), false);
+        }
+        let mut client = Client::open(&target, version).await;
+        let mut bytes = bytes::BytesMut::new();
+        for packet in [
+            Packet::Connect(Box::new(connect)),
+            Packet::Publish(publish(&topic, "ghost")),
+            Packet::Publish(Publish { retain: true, ..publish(&topic, "ghost") }),
+            Packet::PingReq,
+        ] {
+            headwater_broker::mqtt::codec::encode(&packet, version, &mut bytes).expect("a valid packet");
+        }
+        client.send_to_be_refused(&bytes).await;
+        assert!(client.refused_or_closed().await.is_none_or(ReasonCode::is_failure));
+        witness.publish(publish(&topic, "last")).await;
+        assert_eq!(witness.until("last").await, [""; 0]);
+    }
+}
+
+/// [MQTT-3.1.2-28] [MQTT-4.12.0-6]
+#[tokio::test]
+async fn connack_says_nothing_that_was_not_asked_for() {
+    let target = Target::start().await;
+    for asked in [None, Some(false)] {
+        let mut connect = hello(Version::V5, "not-asked");
+        connect.properties.request_response_information = asked;
+        let client = Client::connect(&target, connect).await;
+        let properties = &client.connack.properties;
+        assert_eq!(properties.response_information, None);
+        assert_eq!((&properties.authentication_method, &properties.authentication_data), (&None, &None));
+        client.goodbye().await;
+    }
+}
+
+/// [MQTT-3.1.3-1]: bytes written by hand, so that no encoder of ours can make the same mistake.
+#[tokio::test]
+async fn the_fields_of_connect_are_found_in_their_order() {
+    let target = Target::start().await;
+    for (version, head, properties) in [
+        (Version::V311, &b"\0\x04MQTT\x04\xC6\0\x3C"[..], &b""[..]),
+        // Receive Maximum 9; content type "t" of the will.
+        (Version::V5, b"\0\x04MQTT\x05\xC6\0\x3C\x03\x21\0\x09", b"\x04\x03\0\x01t"),
+    ] {
+        let mut witness = Client::connect(&target, hello(version, "order-witness")).await;
+        witness.subscribe("connect/topic", QoS::AtMostOnce).await;
+        let body = [
+            head,
+            b"\0\x0Cconnect/name",
+            properties,
+            b"\0\x0Dconnect/topic\0\x0Dthe-testament\0\x04user\0\x08password".as_slice(),
+        ];
+        let body = body.concat();
+        let mut client = Client::open(&target, version).await;
+        client.send_bytes(&[&[0x10, u8::try_from(body.len()).expect("short")], &body[..]].concat()).await;
+        client.accepted().await;
+        client.vanish();
+        let will = witness.message().await;
+        assert_eq!(text(&will), "the-testament");
+        let content_type = will.properties.and_then(|properties| properties.content_type);
+        assert_eq!(content_type.as_deref(), Some("t").filter(|_| version == Version::V5));
+    }
 }

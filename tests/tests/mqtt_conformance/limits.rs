@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use headwater_broker::mqtt::codec::encoded_len;
 use headwater_broker::mqtt::packet::*;
 
-use crate::client::{Client, ack, hello, publish, publish_at, text};
+use crate::client::{Client, ack, hello, publish, publish_at, resume, text};
 use crate::target::Target;
 
 /// [MQTT-3.3.4-9] [MQTT-3.3.4-10] and 4.9: never more unacknowledged messages towards a client than it allows.
@@ -158,4 +158,43 @@ async fn a_tiny_maximum_packet_size_still_gets_acknowledgements() {
     }
     client.unsubscribe("limits/tiny").await;
     client.settled().await;
+}
+
+/// [MQTT-3.3.4-9] [MQTT-3.1.2-24] [MQTT-3.1.2-25] with [MQTT-4.4.0-1]: what is sent again keeps to what the client allows
+/// now, and that may be less than before.
+#[tokio::test]
+async fn what_is_sent_again_keeps_to_the_new_limits() {
+    let target = Target::start().await;
+    Client::connect(&target, hello(Version::V5, "less")).await.goodbye().await;
+    let mut client = Client::connect(&target, resume(Version::V5, "less")).await;
+    client.subscribe("limits/less", QoS::ExactlyOnce).await;
+    let mut publisher = Client::connect(&target, hello(Version::V5, "less-pub")).await;
+    let large = "x".repeat(200);
+    let payloads = ["0", &large, "2", "3", "4"];
+    for payload in payloads {
+        publisher.publish(Publish { qos: QoS::AtLeastOnce, ..publish("limits/less", payload) }).await;
+        assert_eq!(text(&client.unacknowledged().await), payload);
+    }
+    client.vanish();
+    let mut connect = resume(Version::V5, "less");
+    connect.properties.receive_maximum = NonZeroU16::new(2);
+    connect.properties.maximum_packet_size = Some(100);
+    let mut client = Client::connect(&target, connect).await;
+    let mut open = Vec::new();
+    for payload in ["0", "2", "3", "4"] {
+        let message = client.unacknowledged().await;
+        assert_eq!((text(&message), message.dup), (payload, true));
+        open.push(message);
+        if open.len() == 2 {
+            client.settled().await;
+            assert_eq!(client.waiting(), 0, "the window is full");
+            client.acknowledge(&open.remove(0)).await;
+        }
+    }
+    client.acknowledge(&open.remove(0)).await;
+    publisher.publish(Publish { qos: QoS::AtLeastOnce, ..publish("limits/less", "last") }).await;
+    assert_eq!(client.until("last").await, [""; 0]);
+    client.settled().await;
+    client.goodbye().await;
+    Client::connect(&target, hello(Version::V5, "less")).await.goodbye().await;
 }

@@ -17,6 +17,8 @@ mod publish;
 mod qos;
 mod retain;
 mod session;
+mod shared;
+mod statements;
 mod subscribe;
 mod target;
 mod will;

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use bytes::Bytes;
 use headwater_broker::mqtt::packet::*;
 
-use crate::client::{Client, VERSIONS, ack, hello, publish, publish_at, text};
+use crate::client::{Client, VERSIONS, ack, hello, publish, publish_at, resume, text};
 use crate::target::Target;
 
 /// [MQTT-3.3.2-1] [MQTT-4.7.3-4] [MQTT-3.3.5-1]: topic and payload arrive as they were sent, whatever they are.
@@ -188,4 +188,116 @@ async fn a_message_expiry_is_passed_on() {
     client.publish(Publish { properties: Some(Box::new(properties)), ..publish("publish/expiry", "x") }).await;
     let left = client.message().await.properties.and_then(|properties| properties.message_expiry);
     assert!(left.is_some_and(|seconds| (900..=1_000).contains(&seconds)), "{left:?}");
+}
+
+/// [MQTT-3.3.2-7]: also when the session goes on.
+#[tokio::test]
+async fn topic_aliases_end_with_their_connection() {
+    let target = Target::start().await;
+    Client::connect(&target, hello(Version::V5, "alias-ends")).await.goodbye().await;
+    let mut client = Client::connect(&target, resume(Version::V5, "alias-ends")).await;
+    let set = Publish { topic_alias: NonZeroU16::new(1), ..publish("publish/alias-ends", "set") };
+    client.publish(set.clone()).await;
+    client.settled().await;
+    client.vanish();
+    let mut client = Client::connect(&target, resume(Version::V5, "alias-ends")).await;
+    assert!(client.connack.session_present);
+    client.send(Packet::Publish(Publish { topic: None, ..set })).await;
+    assert_eq!(client.closed().await, Some(ReasonCode::ProtocolError));
+}
+
+/// [MQTT-3.3.2-12]
+#[tokio::test]
+async fn every_topic_alias_that_was_announced_is_taken() {
+    let target = Target::start().await;
+    let mut client = Client::connect(&target, hello(Version::V5, "all-aliases")).await;
+    let maximum = client.connack.properties.topic_alias_maximum.unwrap_or(0);
+    client.subscribe("publish/all-aliases/#", QoS::AtMostOnce).await;
+    let topic = |number: u16| format!("publish/all-aliases/{number}");
+    for number in 1..=maximum {
+        client.publish(Publish { topic_alias: NonZeroU16::new(number), ..publish(&topic(number), "set") }).await;
+    }
+    for number in (1..=maximum).rev() {
+        let alias = Publish { topic: None, topic_alias: NonZeroU16::new(number), ..publish("x", "used") };
+        client.publish(alias).await;
+    }
+    for (number, payload) in
+        (1..=maximum).map(|number| (number, "set")).chain((1..=maximum).rev().map(|number| (number, "used")))
+    {
+        let message = client.message().await;
+        assert_eq!(text(&message), payload);
+        assert_eq!(message.topic.map(|topic| topic.to_string()), Some(topic(number)));
+    }
+}
+
+/// [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-11]: and whatever aliases come, they say the topic that was meant.
+#[tokio::test]
+async fn a_client_gets_no_topic_alias_above_its_maximum() {
+    let target = Target::start().await;
+    for maximum in [None, Some(0), Some(2), Some(u16::MAX)] {
+        let mut connect = hello(Version::V5, "to-client");
+        connect.properties.topic_alias_maximum = maximum;
+        let mut client = Client::connect(&target, connect).await;
+        client.subscribe("publish/to-client/#", QoS::AtMostOnce).await;
+        let mut known = std::collections::BTreeMap::new();
+        for round in 0..3 {
+            for number in 0..40 {
+                let topic = format!("publish/to-client/{number}");
+                client.publish(publish(&topic, &round.to_string())).await;
+                let message = client.message().await;
+                assert!(message.topic_alias.map_or(0, NonZeroU16::get) <= maximum.unwrap_or(0));
+                let said = match (message.topic.as_ref().map(ToString::to_string), message.topic_alias) {
+                    (Some(topic), None) => topic,
+                    (Some(topic), Some(alias)) => {
+                        known.insert(alias, topic.clone());
+                        topic
+                    }
+                    (None, Some(alias)) => known[&alias].clone(),
+                    (None, None) => panic!("neither topic nor alias"),
+                };
+                assert_eq!(said, topic);
+            }
+        }
+    }
+}
+
+/// [MQTT-4.7.3-4]: the same text in another Unicode form is another topic.
+#[tokio::test]
+async fn topics_are_not_normalised() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "normal")).await;
+        let forms = ["caf\u{E9}", "cafe\u{301}", "CAF\u{C9}", "caf\u{E9}/", "/caf\u{E9}", " caf\u{E9}", "./caf\u{E9}"];
+        for form in forms {
+            client.subscribe(&format!("publish/normal/{form}"), QoS::AtMostOnce).await;
+            for other in forms {
+                client.publish(publish(&format!("publish/normal/{other}"), other)).await;
+            }
+            client.subscribe("publish/normal-last", QoS::AtMostOnce).await;
+            client.publish(publish("publish/normal-last", "last")).await;
+            assert_eq!(client.until("last").await, [form]);
+            client.unsubscribe(&format!("publish/normal/{form}")).await;
+        }
+    }
+}
+
+/// 3.1.1: [MQTT-3.3.5-2]: acknowledged as if it had been taken, and on MQTT 5 with the reason.
+#[tokio::test]
+async fn a_publish_that_is_not_allowed_is_acknowledged_and_discarded() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let acl = dir.path().join("acl");
+    std::fs::write(&acl, "topic read denied/#\ntopic readwrite allowed/#\n").expect("a file can be written");
+    let target = Target::start_with(&format!("[auth]\nacl_file = {:?}\n", acl.display().to_string())).await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "denied")).await;
+        client.subscribe("denied/#", QoS::ExactlyOnce).await;
+        client.subscribe("allowed/#", QoS::ExactlyOnce).await;
+        let expected = if version == Version::V5 { ReasonCode::NotAuthorized } else { ReasonCode::Success };
+        for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            assert_eq!(client.publish(Publish { qos, ..publish("denied/x", "no") }).await, expected);
+        }
+        client.publish(publish("denied/x", "no")).await;
+        client.publish(publish("allowed/last", "last")).await;
+        assert_eq!(client.until("last").await, [""; 0]);
+    }
 }

@@ -287,3 +287,93 @@ async fn qos_2_deliveries_are_exact_across_kills() {
     let expected: Vec<String> = (0..ROUNDS * MESSAGES).map(|number| number.to_string()).collect();
     assert_eq!(got, expected);
 }
+
+/// [MQTT-4.3.2-5]: whatever DUP says.
+#[tokio::test]
+async fn an_acknowledged_id_is_a_new_message() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("qos/new/{version:?}");
+        let mut subscriber = Client::connect(&target, hello(version, "new-sub")).await;
+        subscriber.subscribe(&topic, QoS::AtLeastOnce).await;
+        let mut client = Client::connect(&target, hello(version, "new")).await;
+        for (payload, dup) in [("1", false), ("2", true), ("3", false)] {
+            client.publish(Publish { dup, ..publish_at(QoS::AtLeastOnce, 5, &topic, payload) }).await;
+        }
+        client.publish(publish_at(QoS::AtLeastOnce, 5, &topic, "last")).await;
+        assert_eq!(subscriber.until("last").await, ["1", "2", "3"]);
+    }
+}
+
+/// [MQTT-4.4.0-2]: a PUBACK with a failure ends the exchange like any other.
+#[tokio::test]
+async fn a_refused_qos_1_message_is_not_sent_again() {
+    let target = Target::start().await;
+    Client::connect(&target, hello(Version::V5, "refusing-1")).await.goodbye().await;
+    let mut client = Client::connect(&target, resume(Version::V5, "refusing-1")).await;
+    client.subscribe("qos/refused-1", QoS::AtLeastOnce).await;
+    client.publish(Publish { qos: QoS::AtLeastOnce, ..publish("qos/refused-1", "no") }).await;
+    let id = client.unacknowledged().await.packet_id.expect("QoS 1");
+    client.send(Packet::PubAck(Ack { reason: ReasonCode::UnspecifiedError, ..ack(id) })).await;
+    client.settled().await;
+    client.goodbye().await;
+    let mut client = Client::connect(&target, resume(Version::V5, "refusing-1")).await;
+    client.publish(Publish { qos: QoS::AtLeastOnce, ..publish("qos/refused-1", "last") }).await;
+    assert_eq!(client.until("last").await, [""; 0]);
+    client.goodbye().await;
+    Client::connect(&target, hello(Version::V5, "refusing-1")).await.goodbye().await;
+}
+
+/// [MQTT-4.3.3-7] [MQTT-4.3.3-13]: the expiry of a message does not end an exchange that has begun, in either direction.
+#[tokio::test]
+async fn an_exchange_goes_on_when_its_message_expires() {
+    let target = Target::start().await;
+    Client::connect(&target, hello(Version::V5, "expires")).await.goodbye().await;
+    let mut subscriber = Client::connect(&target, resume(Version::V5, "expires")).await;
+    subscriber.subscribe("qos/expires", QoS::ExactlyOnce).await;
+    let mut publisher = Client::connect(&target, hello(Version::V5, "expires-pub")).await;
+    let properties = PublishProperties { message_expiry: Some(1), ..PublishProperties::default() };
+    let brief =
+        Publish { properties: Some(Box::new(properties)), ..publish_at(QoS::ExactlyOnce, 7, "qos/expires", "x") };
+    publisher.send(Packet::Publish(brief)).await;
+    assert!(matches!(publisher.recv().await, Packet::PubRec(_)));
+    let first = subscriber.unacknowledged().await;
+    subscriber.vanish();
+    // Time itself is what is tested here.
+    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+    assert_eq!(publisher.release(PacketId::new(7).expect("from 1")).await, ReasonCode::Success);
+    let mut subscriber = Client::connect(&target, resume(Version::V5, "expires")).await;
+    let again = subscriber.unacknowledged().await;
+    assert_eq!((again.packet_id, again.dup, text(&again)), (first.packet_id, true, "x"));
+    subscriber.acknowledge(&again).await;
+    subscriber.settled().await;
+    subscriber.goodbye().await;
+    Client::connect(&target, hello(Version::V5, "expires")).await.goodbye().await;
+}
+
+/// 3.1.1: [MQTT-4.6.0-4], which 4.6.0-6 there asks of the server, too.
+#[tokio::test]
+async fn releases_come_in_the_order_of_their_receipts() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("qos/releases/{version:?}");
+        let mut subscriber = Client::connect(&target, hello(version, "releases")).await;
+        subscriber.subscribe(&topic, QoS::ExactlyOnce).await;
+        let mut publisher = Client::connect(&target, hello(version, "releases-pub")).await;
+        let mut ids = Vec::new();
+        for number in 0..4 {
+            publisher.publish(Publish { qos: QoS::ExactlyOnce, ..publish(&topic, &number.to_string()) }).await;
+            ids.push(subscriber.unacknowledged().await.packet_id.expect("QoS 2"));
+        }
+        ids.swap(0, 2);
+        for id in &ids {
+            subscriber.send(Packet::PubRec(ack(*id))).await;
+        }
+        for id in &ids {
+            match subscriber.recv().await {
+                Packet::PubRel(release) => assert_eq!(release.packet_id, *id),
+                other => panic!("expected PUBREL, got {other:?}"),
+            }
+        }
+    }
+}

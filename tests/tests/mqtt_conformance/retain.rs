@@ -2,7 +2,7 @@
 
 use headwater_broker::mqtt::packet::*;
 
-use crate::client::{Client, VERSIONS, hello, publish, text};
+use crate::client::{Client, VERSIONS, hello, publish, resume, text};
 use crate::target::Target;
 
 fn retained(topic: &str, payload: &str) -> Publish {
@@ -183,6 +183,21 @@ async fn a_retained_message_expires() {
     );
 }
 
+/// [MQTT-3.3.2-6]: a retained message says what is left of its expiry.
+#[tokio::test]
+async fn the_time_a_message_was_retained_is_taken_off_its_expiry() {
+    let target = Target::start().await;
+    let mut client = Client::connect(&target, hello(Version::V5, "retain-left")).await;
+    let properties = PublishProperties { message_expiry: Some(1_000), ..PublishProperties::default() };
+    client.publish(Publish { properties: Some(Box::new(properties)), ..retained("retain/left", "x") }).await;
+    // Time itself is what is tested here.
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    client.subscribe("retain/left", QoS::AtMostOnce).await;
+    let left = client.message().await.properties.and_then(|properties| properties.message_expiry);
+    assert!(left.is_some_and(|seconds| (900..=999).contains(&seconds)), "{left:?}");
+    client.publish(retained("retain/left", "")).await;
+}
+
 /// A subscription that brings more than fits a queue or a window brings all of it, once.
 #[tokio::test]
 async fn many_retained_messages_come_at_the_pace_of_the_client() {
@@ -209,5 +224,53 @@ async fn many_retained_messages_come_at_the_pace_of_the_client() {
             client.settled().await;
             assert_eq!(client.waiting(), 0);
         }
+    }
+}
+
+/// [MQTT-3.3.1-6] (3.1.1: [MQTT-3.3.1-10]): the message that removes is a message.
+#[tokio::test]
+async fn an_empty_retained_message_reaches_those_who_subscribed() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("retain/removed/{version:?}");
+        let mut client = Client::connect(&target, hello(version, "removed")).await;
+        client.subscribe(&topic, QoS::AtLeastOnce).await;
+        for payload in ["kept", "", ""] {
+            client.publish(retained(&topic, payload)).await;
+            let message = client.message().await;
+            assert_eq!((text(&message), message.qos, message.retain), (payload, QoS::AtLeastOnce, false));
+        }
+        assert_eq!(brought(&target, version, &topic).await, []);
+    }
+}
+
+/// 3.1.1: [MQTT-3.3.1-7]
+#[tokio::test]
+async fn a_retained_message_at_qos_0_replaces_what_was_retained() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("retain/replaced/{version:?}");
+        let mut client = Client::connect(&target, hello(version, "replaced")).await;
+        client.publish(Publish { qos: QoS::ExactlyOnce, ..retained(&topic, "old") }).await;
+        client.publish(Publish { qos: QoS::AtMostOnce, ..retained(&topic, "new") }).await;
+        // An acknowledgement of a later message of the same client does not overtake it.
+        client.publish(Publish { qos: QoS::AtLeastOnce, ..publish("retain/behind", "x") }).await;
+        assert_eq!(brought(&target, version, &topic).await, [("new".to_owned(), true)]);
+        client.publish(retained(&topic, "")).await;
+    }
+}
+
+/// 3.1.1: [MQTT-3.1.2-7]: they are no part of the session of who published them.
+#[tokio::test]
+async fn retained_messages_stay_when_a_session_ends() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("retain/stay/{version:?}");
+        let mut client = Client::connect(&target, resume(version, "stay")).await;
+        client.publish(retained(&topic, "kept")).await;
+        client.goodbye().await;
+        // A clean start, which leaves no session behind.
+        Client::connect(&target, hello(version, "stay")).await.goodbye().await;
+        assert_eq!(brought(&target, version, &topic).await, [("kept".to_owned(), true)]);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use headwater_broker::mqtt::packet::*;
 
-use crate::client::{Client, VERSIONS, hello, publish, text};
+use crate::client::{Client, VERSIONS, ack, hello, publish, resume, text};
 use crate::target::Target;
 
 fn options(qos: QoS) -> SubscriptionOptions {
@@ -176,6 +176,38 @@ async fn messages_name_their_subscriptions() {
     assert_eq!(client.message().await.subscription_ids, [0; 0]);
 }
 
+/// [MQTT-3.3.4-3]: also those that are retained, that waited, and that are sent again.
+#[tokio::test]
+async fn messages_name_their_subscriptions_however_they_come() {
+    let target = Target::start().await;
+    let topic = "stored/ids";
+    let mut publisher = Client::connect(&target, hello(Version::V5, "ids-pub")).await;
+    let send = async |publisher: &mut Client, payload: &str, retain| {
+        let message = Publish { qos: QoS::AtLeastOnce, retain, ..publish(topic, payload) };
+        assert!(!publisher.publish(message).await.is_failure());
+    };
+    send(&mut publisher, "retained", true).await;
+    Client::connect(&target, hello(Version::V5, "ids-kept")).await.goodbye().await;
+    let mut client = Client::connect(&target, resume(Version::V5, "ids-kept")).await;
+    assert_eq!(client.subscribe_with(topic, options(QoS::AtLeastOnce), Some(7)).await, ReasonCode::GrantedQoS1);
+    let message = client.message().await;
+    assert_eq!((text(&message), message.retain, &message.subscription_ids[..]), ("retained", true, &[7][..]));
+    send(&mut publisher, "in flight", false).await;
+    let message = client.unacknowledged().await;
+    assert_eq!((text(&message), &message.subscription_ids[..]), ("in flight", &[7][..]));
+    client.vanish();
+    send(&mut publisher, "waits", false).await;
+    let mut client = Client::connect(&target, resume(Version::V5, "ids-kept")).await;
+    for (payload, dup) in [("in flight", true), ("waits", false)] {
+        let message = client.message().await;
+        assert_eq!((text(&message), message.dup, &message.subscription_ids[..]), (payload, dup, &[7][..]));
+    }
+    client.settled().await;
+    client.goodbye().await;
+    Client::connect(&target, hello(Version::V5, "ids-kept")).await.goodbye().await;
+    publisher.publish(Publish { retain: true, ..publish(topic, "") }).await;
+}
+
 /// [MQTT-3.8.3-3]: No Local keeps a client's own messages from it, and nobody else's.
 #[tokio::test]
 async fn no_local_keeps_own_messages_away() {
@@ -188,6 +220,20 @@ async fn no_local_keeps_own_messages_away() {
     let mut other = Client::connect(&target, hello(Version::V5, "local-other")).await;
     other.publish(publish("sub/local", "last")).await;
     assert_eq!(client.until("last").await, [""; 0]);
+}
+
+/// [MQTT-3.8.3-3] leaves open whether a retained message is forwarded by whom it came from. Here it is what the topic says to
+/// every new subscription, and belongs to nobody; Mosquitto sees it so, too.
+#[tokio::test]
+async fn no_local_does_not_keep_retained_messages_away() {
+    let target = Target::start().await;
+    let mut client = Client::connect(&target, hello(Version::V5, "local-retained")).await;
+    client.publish(Publish { retain: true, qos: QoS::AtLeastOnce, ..publish("sub/local-retained", "kept") }).await;
+    let no_local = SubscriptionOptions { no_local: true, ..SubscriptionOptions::default() };
+    assert_eq!(client.subscribe_with("sub/local-retained", no_local, None).await, ReasonCode::Success);
+    let message = client.message().await;
+    assert_eq!((text(&message), message.retain), ("kept", true));
+    client.publish(Publish { retain: true, ..publish("sub/local-retained", "") }).await;
 }
 
 /// [MQTT-4.8.2-1] and 3.2.2.3.13: shared subscriptions are granted, or refused as CONNACK announced.
@@ -205,4 +251,140 @@ async fn shared_subscriptions_are_as_announced() {
         }
     }
     client.settled().await;
+}
+
+/// [MQTT-3.8.4-4] (3.1.1: [MQTT-3.8.4-3]): whoever subscribes again while messages come misses none, and gets none twice.
+#[tokio::test]
+async fn replacing_a_subscription_interrupts_nothing() {
+    const MESSAGES: usize = 300;
+    let target = Target::start().await;
+    for (version, topic) in [(Version::V5, "stored/replaced"), (Version::V311, "sub/replaced")] {
+        let mut client = Client::connect(&target, hello(version, "replaced")).await;
+        client.subscribe(topic, QoS::AtLeastOnce).await;
+        let mut publisher = Client::connect(&target, hello(version, "replaced-pub")).await;
+        let publishing = async {
+            for number in 0..MESSAGES {
+                publisher.publish(Publish { qos: QoS::AtLeastOnce, ..publish(topic, &number.to_string()) }).await;
+            }
+        };
+        let subscribing = async {
+            for number in 0..MESSAGES {
+                if number % 5 == 0 {
+                    let qos = if number % 2 == 0 { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
+                    client.subscribe(topic, qos).await;
+                }
+                let message = client.message().await;
+                assert_eq!((text(&message), message.dup), (number.to_string().as_str(), false));
+            }
+        };
+        tokio::join!(publishing, subscribing);
+        client.settled().await;
+        assert_eq!(client.waiting(), 0);
+    }
+}
+
+/// [MQTT-3.8.4-5]: the filters of one SUBSCRIBE count one after the other.
+#[tokio::test]
+async fn the_later_of_two_equal_filters_counts() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "equal")).await;
+        let topic = format!("sub/equal/{version:?}");
+        let filters = [QoS::ExactlyOnce, QoS::AtMostOnce, QoS::AtLeastOnce]
+            .map(|qos| (topic.parse().map_err(|_| topic.clone()), options(qos)));
+        let packet_id = PacketId::new(3).expect("from 1");
+        let filters = filters.into();
+        client.send(Packet::Subscribe(Subscribe { packet_id, subscription_id: None, user: Vec::new(), filters })).await;
+        let granted = [ReasonCode::GrantedQoS2, ReasonCode::Success, ReasonCode::GrantedQoS1];
+        assert_eq!(client.suback().await.reasons, granted);
+        client.publish(Publish { qos: QoS::ExactlyOnce, ..publish(&topic, "once") }).await;
+        client.publish(Publish { qos: QoS::ExactlyOnce, ..publish(&topic, "last") }).await;
+        let message = client.message().await;
+        assert_eq!((text(&message), message.qos), ("once", QoS::AtLeastOnce));
+        assert_eq!(client.until("last").await, [""; 0]);
+    }
+}
+
+/// [MQTT-3.10.4-6] [MQTT-3.11.3-1] [MQTT-2.2.1-6]
+#[tokio::test]
+async fn unsubscribe_takes_many_filters() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "many-unsub")).await;
+        let root = format!("unsub/many/{version:?}");
+        for name in ["a", "b", "c", "last"] {
+            client.subscribe(&format!("{root}/{name}"), QoS::AtMostOnce).await;
+        }
+        let filters = ["a", "unknown", "c", "a", "#/bad"].map(|name| {
+            let filter = format!("{root}/{name}");
+            filter.parse().map_err(|_| filter.clone())
+        });
+        let packet_id = PacketId::new(0xCAFE).expect("from 1");
+        client.send(Packet::Unsubscribe(Unsubscribe { packet_id, user: Vec::new(), filters: filters.into() })).await;
+        match client.recv().await {
+            Packet::UnsubAck(unsuback) => {
+                assert_eq!(unsuback.packet_id, packet_id);
+                let none = ReasonCode::NoSubscriptionExisted;
+                let expected = [ReasonCode::Success, none, ReasonCode::Success, none, ReasonCode::TopicFilterInvalid];
+                assert_eq!(unsuback.reasons, if version == Version::V5 { &expected[..] } else { &[] });
+            }
+            other => panic!("expected UNSUBACK, got {other:?}"),
+        }
+        for name in ["a", "b", "c", "last"] {
+            client.publish(publish(&format!("{root}/{name}"), name)).await;
+        }
+        assert_eq!(client.until("last").await, ["b"]);
+        client.settled().await;
+    }
+}
+
+/// [MQTT-3.10.4-3]: what was sent before UNSUBSCRIBE goes on to its end, also on another connection.
+#[tokio::test]
+async fn a_delivery_that_began_is_completed_after_unsubscribe() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("unsub/began/{version:?}");
+        Client::connect(&target, hello(version, "began")).await.goodbye().await;
+        let mut client = Client::connect(&target, resume(version, "began")).await;
+        client.subscribe(&topic, QoS::ExactlyOnce).await;
+        let mut publisher = Client::connect(&target, hello(version, "began-pub")).await;
+        let mut ids = Vec::new();
+        for (payload, qos) in [("0", QoS::ExactlyOnce), ("1", QoS::ExactlyOnce), ("2", QoS::AtLeastOnce)] {
+            publisher.publish(Publish { qos, ..publish(&topic, payload) }).await;
+            ids.push(client.unacknowledged().await.packet_id.expect("QoS 1 or 2"));
+        }
+        client.unsubscribe(&topic).await;
+        client.send(Packet::PubRec(ack(ids[0]))).await;
+        match client.recv().await {
+            Packet::PubRel(release) => assert_eq!(release.packet_id, ids[0]),
+            other => panic!("expected PUBREL, got {other:?}"),
+        }
+        client.send(Packet::PubComp(ack(ids[0]))).await;
+        client.settled().await;
+        client.vanish();
+        let mut client = Client::connect(&target, resume(version, "began")).await;
+        for number in [1, 2] {
+            let message = client.message().await;
+            assert_eq!(
+                (text(&message), message.packet_id, message.dup),
+                (number.to_string().as_str(), Some(ids[number]), true)
+            );
+        }
+        client.settled().await;
+        client.goodbye().await;
+        Client::connect(&target, hello(version, "began")).await.goodbye().await;
+    }
+}
+
+/// [MQTT-4.7.3-1]: refused by itself.
+#[tokio::test]
+async fn an_empty_filter_is_refused() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let mut client = Client::connect(&target, hello(version, "empty")).await;
+        let refused = client.subscribe_with("", options(QoS::AtMostOnce), None).await;
+        let bad = if version == Version::V5 { ReasonCode::TopicFilterInvalid } else { ReasonCode::UnspecifiedError };
+        assert_eq!(refused, bad);
+        client.settled().await;
+    }
 }

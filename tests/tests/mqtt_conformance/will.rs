@@ -192,3 +192,24 @@ async fn a_delayed_will_survives_a_kill() {
     assert!(keeper.connack.session_present);
     assert_eq!(text(&keeper.message().await), "will");
 }
+
+/// [MQTT-3.1.2-10] (3.1.1: the same, and [MQTT-3.1.2-12]): a will that was published does not come again with the session.
+#[tokio::test]
+async fn a_will_is_published_once() {
+    let target = Target::start().await;
+    for version in VERSIONS {
+        let topic = format!("will/once/{version:?}");
+        let mut witness = witness(&target, version, &topic).await;
+        Client::connect(&target, with_will(resume(version, "once"), &topic)).await.vanish();
+        assert_eq!(text(&witness.message().await), "will");
+        let mut client = Client::connect(&target, resume(version, "once")).await;
+        assert!(client.connack.session_present);
+        client.settled().await;
+        client.vanish();
+        // The end of that connection has been seen when the session is given out again.
+        let client = Client::connect(&target, hello(version, "once")).await;
+        client.goodbye().await;
+        witness.publish(publish(&topic, "last")).await;
+        assert_eq!(witness.until("last").await, [""; 0]);
+    }
+}

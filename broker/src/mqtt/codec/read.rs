@@ -117,16 +117,16 @@ impl<'a> Reader<'a> {
 
 /// `bytes` as a response topic, or how the connection ends.
 pub(super) fn response_topic(bytes: Bytes) -> Result<TopicName, DecodeError> {
-    TopicName::new(bytes).map_err(|_| protocol_error("response topic is not a valid topic name [MQTT-3.3.2-14]"))
+    TopicName::new(bytes).map_err(|error| match error {
+        TopicError::TooDeep => too_deep(),
+        _ => protocol_error("response topic is not a valid topic name [MQTT-3.3.2-14]"),
+    })
 }
 
 /// `bytes` as a topic name, or how the connection ends.
 pub(super) fn topic_name(bytes: Bytes) -> Result<TopicName, DecodeError> {
     TopicName::new(bytes).map_err(|error| match error {
-        TopicError::TooDeep => DecodeError {
-            reason: ReasonCode::TopicNameInvalid,
-            detail: "topic name has more than 128 levels, the limit of this broker",
-        },
+        TopicError::TooDeep => too_deep(),
         TopicError::Empty => malformed("topic name is empty [MQTT-4.7.3-1]"),
         TopicError::TooLong => malformed("topic name is longer than 65,535 bytes [MQTT-4.7.3-3]"),
         TopicError::NotUtf8 => malformed("topic name is not UTF-8 [MQTT-1.5.4-1]"),
@@ -135,4 +135,12 @@ pub(super) fn topic_name(bytes: Bytes) -> Result<TopicName, DecodeError> {
             malformed("topic name contains a wildcard [MQTT-3.3.2-2]")
         }
     })
+}
+
+/// A topic name that is as the specification wants it, and that we do not take.
+fn too_deep() -> DecodeError {
+    DecodeError {
+        reason: ReasonCode::TopicNameInvalid,
+        detail: "topic name has more than 128 levels, the limit of this broker",
+    }
 }

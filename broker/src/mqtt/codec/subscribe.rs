@@ -87,8 +87,10 @@ fn count(filters: usize) -> Result<(), DecodeError> {
 }
 
 fn options(byte: u8, version: Version) -> Result<SubscriptionOptions, DecodeError> {
-    let qos = QoS::from_u8(byte & 0b11)
-        .ok_or_else(|| malformed("subscription with QoS 3 (3.8.3.1, [MQTT-3-8.3-4] of 3.1.1)"))?;
+    let qos = QoS::from_u8(byte & 0b11).ok_or_else(|| match version {
+        Version::V31 | Version::V311 => malformed("subscription with QoS 3 ([MQTT-3-8.3-4] of 3.1.1)"),
+        Version::V5 => protocol_error("subscription with QoS 3 (3.8.3.1)"),
+    })?;
     if version != Version::V5 {
         if byte & 0b1111_1100 != 0 {
             return Err(malformed("reserved bits of the requested QoS ([MQTT-3-8.3-4] of 3.1.1)"));
