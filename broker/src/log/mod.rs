@@ -24,6 +24,8 @@ mod disk;
 mod ends;
 mod epoch;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod group;
 mod held;
 #[doc(hidden)]

@@ -4,5 +4,7 @@
 mod agreement;
 mod generate;
 mod hostile;
+mod judge;
 mod normative;
 mod round_trip;
+mod sizes;
