@@ -114,16 +114,20 @@ fn fields(packet: &mut Packet, version: Version) -> Vec<Field<'_>> {
             fields.extend(texts([&mut p.reason_string]));
             fields.push(Field::User(&mut p.user));
         }
-        Packet::Subscribe(p) if p.filters.len() == 1 => fields.push(Field::Subscriptions(&mut p.filters)),
         Packet::Subscribe(p) => {
-            fields.extend(p.filters.iter_mut().map(|(filter, _)| Field::Filter(filter)));
+            match p.filters.len() {
+                1 => fields.push(Field::Subscriptions(&mut p.filters)),
+                _ => fields.extend(p.filters.iter_mut().map(|(filter, _)| Field::Filter(filter))),
+            }
             if v5 {
                 fields.push(Field::User(&mut p.user));
             }
         }
-        Packet::Unsubscribe(p) if p.filters.len() == 1 => fields.push(Field::Filters(&mut p.filters)),
         Packet::Unsubscribe(p) => {
-            fields.extend(p.filters.iter_mut().map(Field::Filter));
+            match p.filters.len() {
+                1 => fields.push(Field::Filters(&mut p.filters)),
+                _ => fields.extend(p.filters.iter_mut().map(Field::Filter)),
+            }
             if v5 {
                 fields.extend(user(&mut p.user));
             }

@@ -174,7 +174,9 @@ impl Model {
     fn publish(&mut self, qos: QoS, packet_id: Option<PacketId>) -> bool {
         let Some(packet_id) = packet_id else { return true };
         let again = qos == QoS::ExactlyOnce && self.received.contains_key(&packet_id);
-        self.proper &= !self.unacknowledged.iter().any(|(_, id)| *id == packet_id) && !again;
+        // In use until its last acknowledgement has come, also where that answers a PUBREL out of nowhere.
+        let in_use = self.unacknowledged.iter().map(|(_, id)| *id).chain(self.owed.iter().map(|owed| owed.packet_id));
+        self.proper &= !in_use.into_iter().any(|id| id == packet_id) && !again;
         match qos {
             QoS::AtMostOnce => panic!("a packet id with QoS 0"),
             QoS::AtLeastOnce => self.owe(Kind::PubAck, packet_id, 0, None),
@@ -220,7 +222,8 @@ impl Model {
         let packet_id = owed.packet_id;
         match owed.kind {
             Kind::PubRec if refused && self.version == Version::V5 => drop(self.received.remove(&packet_id)),
-            Kind::PubRec => drop(self.received.insert(packet_id, Some(ticket))),
+            // A second PUBREL may have released it meanwhile, which no proper client sends.
+            Kind::PubRec => drop(self.received.get_mut(&packet_id).map(|received| *received = Some(ticket))),
             Kind::PubComp => drop(self.received.remove(&packet_id)),
             Kind::PubAck | Kind::SubAck | Kind::UnsubAck => {}
         }
