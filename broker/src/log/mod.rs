@@ -27,6 +27,8 @@ mod drops;
 mod ends;
 mod epoch;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod group;
 mod held;
 mod job;

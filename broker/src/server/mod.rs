@@ -9,6 +9,8 @@ mod authorize;
 mod connection;
 mod episode;
 mod feed;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod handshake;
 mod hashing;
 mod hub;

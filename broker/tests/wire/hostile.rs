@@ -1,48 +1,13 @@
 //! Bytes from a peer who means no good, or whose memory is broken: refused with a reason, never a panic.
 
 use bytes::BytesMut;
-use headwater_broker::mqtt::codec::{connect_version, decode, encode, encoded_len, frame_len};
-use headwater_broker::mqtt::packet::{Packet, Version};
+use headwater_broker::mqtt::codec::{encode, frame_len};
+use headwater_broker::mqtt::packet::Version;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::generate;
-
-const MAX: u32 = 1 << 20;
-
-/// Decodes until nothing more comes. Whatever was accepted must be what it says: encoded again, it decodes to itself.
-fn swallow(bytes: &[u8], version: Option<Version>) {
-    let mut buf = BytesMut::from(bytes);
-    let _ = connect_version(&buf); // only that it does not panic
-    let mut version = version;
-    loop {
-        let before = buf.len();
-        match decode(&mut buf, version, MAX) {
-            Ok(Some(packet)) => {
-                assert!(buf.len() < before, "a packet takes bytes");
-                if let Packet::Connect(connect) = &packet {
-                    version = Some(connect.version);
-                }
-                again(&packet, version.expect("a CONNECT came first"));
-            }
-            Ok(None) => {
-                assert_eq!(buf.len(), before, "nothing is taken before a packet is whole");
-                return;
-            }
-            Err(error) => {
-                assert!(error.reason.is_failure(), "{error}");
-                return;
-            }
-        }
-    }
-}
-
-fn again(packet: &Packet, version: Version) {
-    let mut buf = BytesMut::new();
-    encode(packet, version, &mut buf).expect("what was decoded can be encoded");
-    assert_eq!(encoded_len(packet, version), Ok(buf.len()));
-    assert_eq!(decode(&mut buf, Some(version), MAX).as_ref(), Ok(&Some(packet.clone())));
-}
+use crate::judge::swallow;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]

@@ -4,6 +4,8 @@
 mod agreement;
 mod generate;
 mod hostile;
+mod judge;
 mod normative;
 mod properties;
 mod round_trip;
+mod sizes;

@@ -1,11 +1,14 @@
 //! What is encoded is decoded to the same, whole or in pieces, and is as long as was said.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::{Bytes, BytesMut};
 use headwater_broker::mqtt::codec::{
     EncodeError, PublishRef, decode, encode, encode_publish, encode_publish_head, encoded_len, fit, frame_len,
 };
 use headwater_broker::mqtt::packet::*;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 
 use crate::generate;
 
@@ -132,6 +135,37 @@ fn remaining_lengths_around_every_boundary_survive() {
             assert_eq!(decode(&mut buf, Some(version), MAX), Ok(Some(Packet::Publish(publish))));
         }
     }
+}
+
+/// What the properties here are worth: each kind of packet in each version, and each field of MQTT 5 both there and not, is made.
+#[test]
+fn every_packet_and_every_property_is_made() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut kinds = BTreeMap::<Version, BTreeSet<String>>::new();
+    let mut fields = BTreeMap::<String, BTreeSet<&str>>::new();
+    for _ in 0..6_000 {
+        let (version, packet) = generate::packet().new_tree(&mut runner).expect("no filter is that strict").current();
+        let text = format!("{packet:?}");
+        let kind = text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned();
+        kinds.entry(version).or_default().insert(kind.clone());
+        if version == Version::V5 {
+            let words = text.split([' ', '{', '(', ',', ')', '}', '[']).filter(|word| !word.is_empty());
+            let words: Vec<&str> = words.collect();
+            for pair in words.windows(2) {
+                let value = ["None", "Some", "true", "false"].into_iter().find(|value| *value == pair[1]);
+                if let (Some(name), Some(value)) = (pair[0].strip_suffix(':'), value)
+                    && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+                {
+                    fields.entry(format!("{kind} {name}")).or_default().insert(value);
+                }
+            }
+        }
+    }
+    let made: Vec<usize> = kinds.values().map(BTreeSet::len).collect();
+    assert_eq!((kinds.len(), made), (3, vec![14, 14, 15]), "{kinds:?}");
+    assert!(fields.len() > 50, "{fields:#?}");
+    let one_sided: Vec<_> = fields.iter().filter(|(_, values)| values.len() < 2).collect();
+    assert!(one_sided.is_empty(), "always or never there: {one_sided:?}");
 }
 
 /// A slow connection must not copy what it reads: topic and payload lie in the read buffer.
