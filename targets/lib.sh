@@ -37,8 +37,10 @@ install_debian() {
         sudo=(sudo)
     fi
     say "installing the Debian packages $*"
-    quietly apt-update "${sudo[@]}" apt-get update
-    quietly apt-install "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+    # A list that cannot be renewed may still know the packages. The machine's own upgrades may be at work: they are waited for.
+    "${sudo[@]}" apt-get update >/dev/null 2>&1 || say "apt-get update failed; going on with the lists that are there"
+    quietly apt-install "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y \
+        --no-install-recommends "$@"
 }
 
 # The version that the workspace has.
