@@ -92,7 +92,9 @@ zigbuild() {
     # Our own copy of the toolchain has no start files and no C library: those come from zig. It is named as a whole because
     # rustup's cargo would make its compiler look in the ordinary place.
     case $toolchain in "$tools"/*) rustflags+=" --sysroot=$toolchain -Clink-self-contained=no" ;; esac
-    env CARGO_TARGET_DIR="$target" RUSTC="$toolchain/bin/rustc" RUSTFLAGS="$rustflags" \
-        CFLAGS="-ffile-prefix-map=$target=/target -ffile-prefix-map=$registry=/registry" \
+    # What zstd has for levels above ours (3, at any size of input: dfast) is left out of it.
+    local cflags="-ffile-prefix-map=$target=/target -ffile-prefix-map=$registry=/registry" strategy
+    for strategy in GREEDY LAZY LAZY2 BTLAZY2 BTOPT BTULTRA; do cflags+=" -DZSTD_EXCLUDE_${strategy}_BLOCK_COMPRESSOR"; done
+    env CARGO_TARGET_DIR="$target" RUSTC="$toolchain/bin/rustc" RUSTFLAGS="$rustflags" CFLAGS="$cflags" \
         cargo zigbuild --target "$triple" "$@"
 }
