@@ -82,3 +82,4 @@ else
     echo "  /usr/bin/headwater run --config /etc/headwater/headwater.toml"
 fi
 echo "installed; the configuration is /etc/headwater/headwater.toml"
+[ -z "$root" ] || echo "there, still to do: a user and a group headwater, who own /var/lib/headwater and whose group may read /etc/headwater"

@@ -37,8 +37,10 @@ install_debian() {
         sudo=(sudo)
     fi
     say "installing the Debian packages $*"
-    quietly apt-update "${sudo[@]}" apt-get update
-    quietly apt-install "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+    # A list that cannot be renewed may still know the packages. The machine's own upgrades may be at work: they are waited for.
+    "${sudo[@]}" apt-get update >/dev/null 2>&1 || say "apt-get update failed; going on with the lists that are there"
+    quietly apt-install "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y \
+        --no-install-recommends "$@"
 }
 
 # The version that the workspace has.
@@ -90,7 +92,9 @@ zigbuild() {
     # Our own copy of the toolchain has no start files and no C library: those come from zig. It is named as a whole because
     # rustup's cargo would make its compiler look in the ordinary place.
     case $toolchain in "$tools"/*) rustflags+=" --sysroot=$toolchain -Clink-self-contained=no" ;; esac
-    env CARGO_TARGET_DIR="$target" RUSTC="$toolchain/bin/rustc" RUSTFLAGS="$rustflags" \
-        CFLAGS="-ffile-prefix-map=$target=/target -ffile-prefix-map=$registry=/registry" \
+    # What zstd has for levels above ours (3, at any size of input: dfast) is left out of it.
+    local cflags="-ffile-prefix-map=$target=/target -ffile-prefix-map=$registry=/registry" strategy
+    for strategy in GREEDY LAZY LAZY2 BTLAZY2 BTOPT BTULTRA; do cflags+=" -DZSTD_EXCLUDE_${strategy}_BLOCK_COMPRESSOR"; done
+    env CARGO_TARGET_DIR="$target" RUSTC="$toolchain/bin/rustc" RUSTFLAGS="$rustflags" CFLAGS="$cflags" \
         cargo zigbuild --target "$triple" "$@"
 }

@@ -2,7 +2,7 @@
 # Put target/dist/ beside this file as files/, for example: ln -s ../../target/dist targets/yocto/files
 SUMMARY = "MQTT broker for gateways that mirrors its streams to NATS JetStream"
 DESCRIPTION = "Devices publish over MQTT; what they publish is stored in streams on disk under a hard bound, and mirrored \
-in order and without duplicates to a central NATS JetStream cluster whenever there is a link."
+               in order and without duplicates to a central NATS JetStream cluster whenever there is a link."
 SECTION = "net"
 LICENSE = "Apache-2.0"
 LIC_FILES_CHKSUM = "file://LICENSE;md5=3b83ef96387f14655fc854ddc3c6bd57"

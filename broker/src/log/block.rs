@@ -70,7 +70,7 @@ pub(super) struct Packer {
 impl Packer {
     pub(super) fn new(codec: BlockCodec) -> Packer {
         let zstd = match codec {
-            // Without memory for its context, LZ4 does.
+            // Without memory for its context, LZ4 does. Another level needs what targets/lib.sh leaves out of zstd.
             BlockCodec::Zstd => zstd::bulk::Compressor::new(3).ok(),
             BlockCodec::Lz4 => None,
         };
