@@ -167,6 +167,29 @@ pub fn file_name(title: &str) -> String {
     words.join("-")
 }
 
+/// The file of drawing `number`, from 1, to what is called `title`.
+#[must_use]
+pub fn numbered(title: &str, number: usize) -> String {
+    let number = if number == 1 { String::new() } else { format!("-{number}") };
+    format!("{}{number}.svg", file_name(title))
+}
+
+/// `value` with `digits` behind the point and commas between thousands.
+#[must_use]
+pub fn grouped(value: f64, digits: usize) -> String {
+    let text = format!("{value:.digits$}");
+    let whole = text.split('.').next().unwrap_or(&text);
+    let (sign, figures) = whole.strip_prefix('-').map_or(("", whole), |figures| ("-", figures));
+    let mut grouped = sign.to_owned();
+    for (index, digit) in figures.chars().enumerate() {
+        if index > 0 && (figures.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped + &text[whole.len()..]
+}
+
 /// `text` with the characters replaced that have a meaning in HTML and SVG.
 #[must_use]
 pub fn escape(text: &str) -> String {
@@ -191,15 +214,7 @@ fn span(decades: (i32, i32)) -> f64 {
 /// Three significant digits, thousands with a comma.
 fn number(value: f64) -> String {
     if value >= 1_000.0 {
-        let digits = format!("{value:.0}");
-        let mut grouped = String::new();
-        for (index, digit) in digits.chars().enumerate() {
-            if index > 0 && (digits.len() - index).is_multiple_of(3) {
-                grouped.push(',');
-            }
-            grouped.push(digit);
-        }
-        return grouped;
+        return grouped(value, 0);
     }
     let decimals = if value >= 100.0 || value == 0.0 {
         0

@@ -103,6 +103,14 @@ impl Process {
         Ok(self.context_switches_since(&before)? as f64 / start.elapsed().as_secs_f64())
     }
 
+    /// It is not running any more.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn has_ended(&mut self) -> io::Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Asks it to end in order (SIGTERM) and waits until it has.
     ///
     /// # Errors
