@@ -185,10 +185,13 @@ impl Section {
     }
 
     fn html(&self) -> String {
-        let mut html = format!("<h2>{}</h2>\n<p>{}</p>\n", escape(&self.title), escape(&self.note));
+        let (id, title, note) = (plot::file_name(&self.title), escape(&self.title), escape(&self.note));
+        let mut html = format!("<h2 id=\"{id}\">{title}</h2>\n<p>{note}</p>\n");
         html += "<div class=\"wide\"><table><tr>";
-        for column in &self.columns {
-            put(&mut html, format_args!("<th>{}</th>", escape(column)));
+        for (number, column) in self.columns.iter().enumerate() {
+            let figures = self.rows.iter().any(|row| matches!(row[number], Cell::Figure(..)));
+            let class = if figures { " class=\"heading\"" } else { "" };
+            put(&mut html, format_args!("<th{class}>{}</th>", escape(column)));
         }
         html += "</tr>\n";
         for row in &self.rows {
@@ -396,11 +399,13 @@ impl Report {
     /// The whole report as one page that needs no other file and no network.
     #[must_use]
     pub fn html(&self) -> String {
-        const PAGE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;\
+        const PAGE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:78rem;margin:2rem auto;padding:0 1rem;\
             color:#1b1f23;background:#fff}\
             table{border-collapse:collapse}th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #8884;\
-            vertical-align:top}.figure{font-variant-numeric:tabular-nums;white-space:nowrap}.wide{overflow-x:auto}\
-            figure{margin:1.5rem 0}dt{font-weight:600}dd{margin:0 0 .4rem}\
+            vertical-align:top;font-size:13px}th{vertical-align:bottom}td:first-child{white-space:nowrap;font-weight:600}\
+            .heading{text-align:right}.figure{font-variant-numeric:tabular-nums;white-space:nowrap;text-align:right}.wide{overflow-x:auto}\
+            p{max-width:60rem}figure{margin:1.5rem 0}dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;font-size:13px}\
+            dt{font-weight:600}dd{margin:0}nav a{color:inherit;margin-right:1rem;display:inline-block}h2{margin-top:2.5rem}\
             @media(prefers-color-scheme:dark){body{color:#dfe3e8;background:#15181c}}";
         let title = escape(&self.title);
         let mut html = format!(
@@ -412,7 +417,14 @@ impl Report {
         for (name, value) in &self.facts {
             put(&mut html, format_args!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value)));
         }
-        html += "</dl>\n";
+        html += "</dl>\n<nav>";
+        for section in self.all() {
+            put(
+                &mut html,
+                format_args!("<a href=\"#{}\">{}</a>\n", plot::file_name(&section.title), escape(&section.title)),
+            );
+        }
+        html += "</nav>\n";
         for section in self.all() {
             html += &section.html();
         }
@@ -505,6 +517,7 @@ mod tests {
     fn the_page_needs_nothing_from_elsewhere() {
         let html = report().html();
         assert!(html.contains("<svg") && html.contains("A &lt; B") && html.contains("6 &amp; more"), "{html}");
+        let html = html.replace("href=\"#", "");
         for outside in ["src=", "href=", "@import", "url("] {
             assert!(!html.contains(outside), "{outside} in {html}");
         }

@@ -170,7 +170,7 @@ pub(crate) fn backfill(context: &Context<'_>) -> io::Result<Section> {
             context.say(&format!("no time for more than {} of {} runs", round - 1, context.runs));
             break;
         }
-        let count = if round == 0 { count / 10 } else { count } / 20 * 20;
+        let count = if round == 0 { (count / 10).max(10_000) } else { count } / 20 * 20;
         let dir = tempfile::tempdir_in(context.data)?;
         let drained = through_uplink(context, &Round { dir: dir.path().to_owned(), share: 1.0 }, count)?;
         let ours = drained[0];

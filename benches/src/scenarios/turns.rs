@@ -78,6 +78,9 @@ impl Contender {
             let size = *size;
             kinds.iter().map(move |contender| Self { kind: contender.kind, variant: format!("{size} {unit}"), size })
         };
+        // Small scales make sizes that are the same.
+        let mut sizes = sizes.to_vec();
+        sizes.dedup();
         sizes.iter().flat_map(sized).collect()
     }
 }
