@@ -65,8 +65,8 @@ pub(crate) fn wear(context: &Context<'_>) -> io::Result<Section> {
         // A group of 256 comes from four publishers: one alone is held back at its receive maximum of 100.
         let (publishers, window) = if contender.size > 64 { (4, contender.size / 4) } else { (1, contender.size) };
         let full = match (contender.kind, contender.size) {
-            (Kind::NatsSyncAlways, _) | (_, 1) => 20_000,
-            (_, 16) => 200_000,
+            (Kind::NatsSyncAlways, _) | (_, 1) => 10_000,
+            (_, 16) => 100_000,
             _ => 600_000,
         };
         let messages = round.part(context.size(full, 2_000), 400);
@@ -196,12 +196,16 @@ impl Worn {
     fn filled(context: &Context<'_>, delay: u32, messages: u64) -> io::Result<Self> {
         let image = tempfile::tempdir_in(Path::new("/dev/shm"))?;
         let device = LoopDevice::make(&image.path().join("image"), &image.path().join("mount"), 1 << 30)?;
-        let settings = Settings { disk: "64MiB".into(), max_delay: format!("{delay}ms"), ..Settings::default() };
-        let broker = context.programs.start(Kind::Headwater, device.path(), &settings)?;
+        let settings = Settings { disk: "64MiB".into(), ..Settings::default() };
+        // Without a delay: publishers that wait for their acknowledgements would take an hour with one of a second.
+        let filling = context.programs.start(Kind::Headwater, device.path(), &settings)?;
         let fill = Work::closed(messages);
-        block_on(publish(broker.kind.wire(), broker.address, fill))?;
+        block_on(publish(filling.kind.wire(), filling.address, fill))?;
+        let share = sealed(&filling)? / (fill.messages * fill.payload_bytes as u64) as f64;
+        filling.process.terminate()?;
+        let settings = Settings { max_delay: format!("{delay}ms"), ..settings };
+        let broker = context.programs.start(Kind::Headwater, device.path(), &settings)?;
         let sealed = sealed(&broker)?;
-        let share = sealed / (fill.messages * fill.payload_bytes as u64) as f64;
         let (written, commits) = (device.written()?, commits(&broker)?);
         Ok(Self { broker, delay, written, commits, sealed, share, device, _image: image })
     }

@@ -65,7 +65,7 @@ impl Edge {
     }
 
     fn figures(&self, rate: f64, first: Duration, arrived: u64, lost: u64) -> io::Result<Vec<f64>> {
-        let cpu = self.broker.process.cpu()? - self.before;
+        let cpu = self.broker.process.cpu()?.saturating_sub(self.before);
         Ok(vec![
             rate,
             cpu.as_secs_f64() * 1e6 / arrived as f64,

@@ -79,7 +79,7 @@ pub(crate) fn offline(context: &Context<'_>) -> io::Result<Section> {
             taken.iter().map(|(tally, _)| tally.duplicates()).sum::<u64>() as f64,
             full.pss as f64 / MIB,
             (full.pss as f64 - empty.pss as f64) / 1024.0 / queued,
-            (after - before).as_secs_f64() * 1e6 / deliveries.max(1) as f64,
+            after.saturating_sub(before).as_secs_f64() * 1e6 / deliveries.max(1) as f64,
             broker.process.memory()?.peak as f64 / MIB,
         ])
     })?;

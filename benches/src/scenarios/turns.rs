@@ -160,7 +160,7 @@ pub(crate) fn in_turns(
                     }
                 }
                 Err(error) => {
-                    context.say(&format!("{contender}: {error}"));
+                    context.say(&format!("{contender}: {error}; the broker's last words: {}", last_words(dir.path())));
                     *outcome = Err(error.to_string());
                 }
             }
@@ -168,6 +168,14 @@ pub(crate) fn in_turns(
         last = begin.elapsed();
     }
     Ok(measured)
+}
+
+/// The last line of each log in `dir`.
+fn last_words(dir: &Path) -> String {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let logs = files.filter(|file| file.extension().is_some_and(|extension| extension == "log"));
+    let last = logs.filter_map(|log| Some(std::fs::read_to_string(log).ok()?.lines().last()?.to_owned()));
+    last.collect::<Vec<_>>().join(" | ")
 }
 
 /// How a table is told.
@@ -236,7 +244,7 @@ pub(crate) const PROCESS: [Column; 4] = [("CPU us/msg", 2), ("RSS MiB", 1), ("PS
 
 /// The values of [`PROCESS`], since `before`.
 pub(crate) fn process(broker: &Broker, before: Duration, messages: u64) -> io::Result<[f64; 4]> {
-    let cpu = (broker.process.cpu()? - before).as_secs_f64() * 1e6;
+    let cpu = broker.process.cpu()?.saturating_sub(before).as_secs_f64() * 1e6;
     let memory = broker.process.memory()?;
     let mib = |bytes: u64| bytes as f64 / MIB;
     Ok([cpu / messages.max(1) as f64, mib(memory.rss), mib(memory.pss), mib(memory.peak)])
