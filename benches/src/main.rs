@@ -137,7 +137,7 @@ fn run(arguments: &Arguments) -> std::io::Result<()> {
         (
             "runs".to_owned(),
             format!(
-                "{} where the table of times says no less, after a warm-up with a tenth of the work",
+                "{} (fewer where the table of times says so), after a warm-up with a tenth of the work",
                 arguments.runs
             ),
         ),

@@ -174,7 +174,7 @@ impl Programs {
             (
                 "version of rumqttd".to_owned(),
                 match &self.rumqttd {
-                    Some(_) => "0.20.0 where benches/run installed it".to_owned(),
+                    Some(_) => "rumqttd 0.20.0 if benches/run installed it".to_owned(),
                     None => "not found: left out of every table".to_owned(),
                 },
             ),
