@@ -54,24 +54,24 @@ macro_rules! scenario {
 
 /// All, in the order in which they are run: what the README tells first.
 pub(crate) const ALL: [Scenario; 18] = [
-    scenario!("ingest", ingest::ingest, 100, 150),
-    scenario!("paced", ingest::paced, 5, 220),
-    scenario!("fan-out-0", fan_out::qos_0, 5, 120),
-    scenario!("fan-out", fan_out::qos_1, 5, 180),
-    scenario!("fan-in", clients::fan_in, 3, 160),
+    scenario!("ingest", ingest::ingest, 100, 120),
+    scenario!("paced", ingest::paced, 5, 200),
+    scenario!("fan-out-0", fan_out::qos_0, 5, 100),
+    scenario!("fan-out", fan_out::qos_1, 5, 150),
+    scenario!("fan-in", clients::fan_in, 3, 140),
     scenario!("idle", clients::idle, 2, 300),
-    scenario!("storm", clients::storm, 5, 150),
-    scenario!("offline", sessions::offline, 3, 180),
-    scenario!("backfill", drain::backfill, 5, 70),
-    scenario!("restart", restart::restart, 5, 100),
-    scenario!("disk", disk::used, 2, 100),
+    scenario!("storm", clients::storm, 5, 120),
+    scenario!("offline", sessions::offline, 3, 150),
+    scenario!("backfill", drain::backfill, 5, 60),
+    scenario!("restart", restart::restart, 5, 90),
+    scenario!("disk", disk::used, 2, 80),
     scenario!("wear", disk::wear, 1, 120, root),
-    scenario!("wear-curve", disk::wear_curve, 1, 220, root),
+    scenario!("wear-curve", disk::wear_curve, 1, 240, root),
     scenario!("memory", footprint::memory, 1, 60),
     scenario!("footprint", footprint::footprint, 2, 120),
-    scenario!("reads", footprint::reads, 3, 100),
-    scenario!("drain", drain::drain, 1, 200),
-    Scenario { name: "growth", root: false, runs: 2, seconds: 150, run: growth::growth },
+    scenario!("reads", footprint::reads, 3, 80),
+    scenario!("drain", drain::drain, 1, 320),
+    Scenario { name: "growth", root: false, runs: 2, seconds: 250, run: growth::growth },
 ];
 
 #[cfg(test)]
