@@ -81,6 +81,20 @@ impl Client {
     /// # Errors
     /// When the broker closes, or sends what is no message of the run.
     pub async fn take(&mut self, tally: &mut Tally, epoch: Instant, quiet: Duration) -> io::Result<Taken> {
+        self.take_until(tally, epoch, quiet, None).await
+    }
+
+    /// As [`Client::take`], but not longer than `until`.
+    ///
+    /// # Errors
+    /// When the broker closes, or sends what is no message of the run.
+    pub async fn take_until(
+        &mut self,
+        tally: &mut Tally,
+        epoch: Instant,
+        quiet: Duration,
+        until: Option<Instant>,
+    ) -> io::Result<Taken> {
         let mut taken = Taken::default();
         let mut input = vec![0; 64 * 1024];
         let mut out = Vec::new();
@@ -107,7 +121,7 @@ impl Client {
             if !out.is_empty() {
                 self.stream.write_all(&out).await?;
             }
-            if tally.is_complete() {
+            if tally.is_complete() || until.is_some_and(|until| Instant::now() > until) {
                 return Ok(taken);
             }
             let Ok(read) = tokio::time::timeout(quiet, self.stream.read(&mut input)).await else { return Ok(taken) };

@@ -28,6 +28,8 @@ pub struct Arrival {
     pub rate: f64,
     /// When the first were seen.
     pub first: Instant,
+    /// What had not come when patience was over.
+    pub missing: u64,
 }
 
 impl Hub {
@@ -89,25 +91,30 @@ impl Hub {
     }
 
     /// Waits until the stream holds `count` messages; the rate is from the first that were seen in it to the last: how fast the
-    /// connection came about is not part of it.
+    /// connection came about is not part of it. Gives up when `patience` is over, and tells what is missing.
     ///
     /// # Errors
-    /// When it takes longer than `patience`.
+    /// When nothing at all came by then.
     pub async fn drain(&self, name: &str, count: u64, patience: Duration) -> io::Result<Arrival> {
-        let deadline = Instant::now() + patience;
+        let start = Instant::now();
+        let deadline = start + patience;
         let mut began: Option<(Instant, u64)> = None;
         loop {
             let held = self.messages(name).await;
             let now = Instant::now();
             if held >= count {
-                let (first, at) = began.ok_or_else(|| io::Error::other("drained before it could be timed"))?;
-                return Ok(Arrival { rate: (held - at) as f64 / (now - first).as_secs_f64(), first });
+                // So little that all was there at the first look: counted from when looking began.
+                let (first, at) = began.unwrap_or((start, 0));
+                return Ok(Arrival { rate: (held - at) as f64 / (now - first).as_secs_f64(), first, missing: 0 });
             }
             if held > 0 && began.is_none() {
                 began = Some((now, held));
             }
             if now > deadline {
-                return Err(io::Error::other(format!("the hub holds {held} of {count} messages after {patience:?}")));
+                let late = || io::Error::other(format!("nothing reached the hub within {} s", patience.as_secs()));
+                let (first, at) = began.ok_or_else(late)?;
+                let rate = (held - at) as f64 / (now - first).as_secs_f64();
+                return Ok(Arrival { rate, first, missing: count - held });
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

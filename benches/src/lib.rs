@@ -14,6 +14,7 @@ pub mod packet;
 pub mod payload;
 pub mod plot;
 pub mod process;
+pub mod readme;
 pub mod report;
 pub mod store;
 pub mod tally;

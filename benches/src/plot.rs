@@ -18,6 +18,10 @@ pub const STYLE: &str = "\
 
 /// Number of colours in [`STYLE`]; a later series takes the first colour again.
 const COLOURS: usize = 5;
+/// Labels that begin with the same of these have the same colour in every drawing.
+const MAKES: [&str; COLOURS] = ["headwater", "nats-server", "mosquitto", "rumqttd", "nanomq"];
+/// A bar this much longer than all others is cut, so that those can be read.
+const FAR: f64 = 6.0;
 const WIDTH: f64 = 720.0;
 
 /// One bar: what was measured, its middle and its range, in the unit of the plot.
@@ -42,14 +46,25 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Horizontal bars from zero, the longest range filling the drawing; the range of the runs is a thin line over each bar.
+fn colour(label: &str, index: usize) -> usize {
+    MAKES.iter().position(|make| label.starts_with(make)).unwrap_or(index % COLOURS)
+}
+
+/// Horizontal bars from zero, the longest range filling the drawing; the range of the runs is a thin line over each bar. One that is
+/// [`FAR`] longer than all others is cut, and says so.
 #[must_use]
 pub fn bars(title: &str, unit: &str, bars: &[Bar]) -> String {
     const LEFT: f64 = 230.0;
     const ROW: f64 = 34.0;
     let room = WIDTH - LEFT - 110.0;
-    let longest = bars.iter().map(|bar| bar.max.max(bar.median)).fold(0.0, f64::max);
-    let scale = if longest > 0.0 { room / longest } else { 0.0 };
+    let mut lengths: Vec<f64> = bars.iter().map(|bar| bar.max.max(bar.median)).filter(|length| *length > 0.0).collect();
+    lengths.sort_by(|a, b| b.total_cmp(a));
+    let longest = match lengths.as_slice() {
+        [first, second, ..] if *first > FAR * second => 1.3 * second,
+        [first, ..] => *first,
+        [] => f64::INFINITY,
+    };
+    let at = |value: f64| (value / longest).min(1.0) * room;
     let height = 34.0 + ROW * bars.len() as f64;
     let mut svg = begin(title, height);
     text(&mut svg, 0.0, 16.0, "start", &format!("{title} ({unit})"));
@@ -57,23 +72,25 @@ pub fn bars(title: &str, unit: &str, bars: &[Bar]) -> String {
         let top = 30.0 + ROW * index as f64;
         let middle = top + 11.0;
         text(&mut svg, LEFT - 8.0, middle + 4.0, "end", &bar.label);
-        let colour = index % COLOURS;
+        let colour = colour(&bar.label, index);
+        let end = bar.max.max(bar.median);
         put(
             &mut svg,
             format_args!(
                 r#"<rect class="s{colour}" x="{LEFT}" y="{top:.1}" width="{:.1}" height="22" fill-opacity=".75"/>"#,
-                bar.median * scale
+                at(bar.median)
             ),
         );
         put(
             &mut svg,
             format_args!(
                 r#"<line class="range" x1="{:.1}" x2="{:.1}" y1="{middle:.1}" y2="{middle:.1}"/>"#,
-                LEFT + bar.min * scale,
-                LEFT + bar.max * scale
+                LEFT + at(bar.min),
+                LEFT + at(bar.max)
             ),
         );
-        text(&mut svg, LEFT + bar.max.max(bar.median) * scale + 6.0, middle + 4.0, "start", &number(bar.median));
+        let cut = if end > longest { " (cut)" } else { "" };
+        text(&mut svg, LEFT + at(end) + 6.0, middle + 4.0, "start", &format!("{}{cut}", number(bar.median)));
     }
     svg.push_str("</svg>");
     svg
@@ -109,7 +126,7 @@ pub fn curves(title: &str, across: &str, up: &str, curves: &[Curve]) -> String {
         text(&mut svg, LEFT - 8.0, at + 4.0, "end", &number(10_f64.powi(decade)));
     }
     for (index, curve) in curves.iter().enumerate() {
-        let colour = index % COLOURS;
+        let colour = colour(&curve.label, index);
         let line: Vec<(f64, f64)> =
             curve.points.iter().filter(drawable).map(|point| (x(point.0), y(point.1))).collect();
         let path: Vec<String> = line.iter().map(|point| format!("{:.1},{:.1}", point.0, point.1)).collect();
@@ -167,6 +184,29 @@ pub fn file_name(title: &str) -> String {
     words.join("-")
 }
 
+/// The file of drawing `number`, from 1, to what is called `title`.
+#[must_use]
+pub fn numbered(title: &str, number: usize) -> String {
+    let number = if number == 1 { String::new() } else { format!("-{number}") };
+    format!("{}{number}.svg", file_name(title))
+}
+
+/// `value` with `digits` behind the point and commas between thousands.
+#[must_use]
+pub fn grouped(value: f64, digits: usize) -> String {
+    let text = format!("{value:.digits$}");
+    let whole = text.split('.').next().unwrap_or(&text);
+    let (sign, figures) = whole.strip_prefix('-').map_or(("", whole), |figures| ("-", figures));
+    let mut grouped = sign.to_owned();
+    for (index, digit) in figures.chars().enumerate() {
+        if index > 0 && (figures.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped + &text[whole.len()..]
+}
+
 /// `text` with the characters replaced that have a meaning in HTML and SVG.
 #[must_use]
 pub fn escape(text: &str) -> String {
@@ -191,15 +231,7 @@ fn span(decades: (i32, i32)) -> f64 {
 /// Three significant digits, thousands with a comma.
 fn number(value: f64) -> String {
     if value >= 1_000.0 {
-        let digits = format!("{value:.0}");
-        let mut grouped = String::new();
-        for (index, digit) in digits.chars().enumerate() {
-            if index > 0 && (digits.len() - index).is_multiple_of(3) {
-                grouped.push(',');
-            }
-            grouped.push(digit);
-        }
-        return grouped;
+        return grouped(value, 0);
     }
     let decimals = if value >= 100.0 || value == 0.0 {
         0
@@ -247,6 +279,14 @@ mod tests {
         let svg = bars("a \"b\" & c", "ms", &[bar]);
         assert_eq!(svg.matches("</svg>").count(), 1);
         assert!(!svg.contains("<script>") && svg.contains("a &quot;b&quot; &amp; c"));
+    }
+
+    #[test]
+    fn a_bar_far_longer_than_the_others_is_cut_and_says_so() {
+        let bar = |label: &str, value| Bar { label: label.to_owned(), median: value, min: value, max: value };
+        let svg = bars("t", "u", &[bar("mosquitto", 2.0), bar("headwater", 1.0), bar("nats-server", 100.0)]);
+        assert_eq!(svg.matches("(cut)").count(), 1, "{svg}");
+        assert!(svg.contains(">100 (cut)<") && svg.contains(r#"class="s2" x="230" y="30.0" width="292.3""#), "{svg}");
     }
 
     #[test]

@@ -20,6 +20,12 @@ impl Runs {
         self.0.push(value);
     }
 
+    /// How many runs.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     fn sorted(&self) -> Vec<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -44,8 +50,11 @@ impl Runs {
     pub fn text(&self, digits: usize) -> String {
         let (median, sorted) = (self.median(), self.sorted());
         match sorted.as_slice() {
-            [one] => format!("{one:.digits$}"),
-            [min, .., max] => format!("{median:.digits$} ({min:.digits$}-{max:.digits$})"),
+            [one] => plot::grouped(*one, digits),
+            [min, .., max] => {
+                let [median, min, max] = [median, *min, *max].map(|value| plot::grouped(value, digits));
+                format!("{median} ({min}-{max})")
+            }
             [] => unreachable!("the median has asked for a value"),
         }
     }
@@ -83,7 +92,27 @@ impl Cell {
         Self::Figure(Runs(vec![value]), digits)
     }
 
-    fn shown(&self) -> String {
+    /// The middle of the runs; `None` of words.
+    #[must_use]
+    pub fn median(&self) -> Option<f64> {
+        match self {
+            Cell::Text(_) => None,
+            Cell::Figure(runs, _) => Some(runs.median()),
+        }
+    }
+
+    /// The middle of the runs, without their range.
+    #[must_use]
+    pub fn shown_middle(&self) -> String {
+        match self {
+            Cell::Text(text) => text.clone(),
+            Cell::Figure(runs, digits) => plot::grouped(runs.median(), *digits),
+        }
+    }
+
+    /// As tables show it.
+    #[must_use]
+    pub fn shown(&self) -> String {
         match self {
             Cell::Text(text) => text.clone(),
             Cell::Figure(runs, digits) => runs.text(*digits),
@@ -103,7 +132,7 @@ impl Cell {
 pub struct Section {
     title: String,
     note: String,
-    columns: Vec<&'static str>,
+    columns: Vec<String>,
     rows: Vec<Vec<Cell>>,
     plots: Vec<String>,
     failures: Vec<String>,
@@ -112,11 +141,11 @@ pub struct Section {
 impl Section {
     /// An empty table. `note` says what was done: load, settings, units that the columns do not name.
     #[must_use]
-    pub fn new(title: &str, note: &str, columns: &[&'static str]) -> Self {
+    pub fn new(title: &str, note: &str, columns: &[&str]) -> Self {
         Self {
             title: title.to_owned(),
             note: note.to_owned(),
-            columns: columns.to_vec(),
+            columns: columns.iter().map(|&column| column.to_owned()).collect(),
             rows: Vec::new(),
             plots: Vec::new(),
             failures: Vec::new(),
@@ -147,7 +176,7 @@ impl Section {
     pub fn markdown(&self) -> String {
         let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
         let mut text = format!("## {}\n\n{}\n\n", self.title, self.note);
-        text += &line(self.columns.iter().map(|&column| column.to_owned()).collect());
+        text += &line(self.columns.clone());
         text += &format!("|{}\n", "---|".repeat(self.columns.len()));
         for row in &self.rows {
             text += &line(row.iter().map(|cell| cell.shown().replace('|', "\\|")).collect());
@@ -156,10 +185,13 @@ impl Section {
     }
 
     fn html(&self) -> String {
-        let mut html = format!("<h2>{}</h2>\n<p>{}</p>\n", escape(&self.title), escape(&self.note));
+        let (id, title, note) = (plot::file_name(&self.title), escape(&self.title), escape(&self.note));
+        let mut html = format!("<h2 id=\"{id}\">{title}</h2>\n<p>{note}</p>\n");
         html += "<div class=\"wide\"><table><tr>";
-        for column in &self.columns {
-            put(&mut html, format_args!("<th>{}</th>", escape(column)));
+        for (number, column) in self.columns.iter().enumerate() {
+            let figures = self.rows.iter().any(|row| matches!(row[number], Cell::Figure(..)));
+            let class = if figures { " class=\"heading\"" } else { "" };
+            put(&mut html, format_args!("<th{class}>{}</th>", escape(column)));
         }
         html += "</tr>\n";
         for row in &self.rows {
@@ -179,7 +211,105 @@ impl Section {
 
     fn json(&self) -> Value {
         let rows: Vec<Value> = self.rows.iter().map(|row| row.iter().map(Cell::json).collect()).collect();
-        json!({ "title": self.title, "note": self.note, "columns": self.columns, "rows": rows })
+        json!({
+            "title": self.title, "note": self.note, "columns": self.columns, "digits": self.digits(), "rows": rows,
+            "plots": self.plots, "failures": self.failures,
+        })
+    }
+
+    /// Digits behind the point in each column, 0 where there is no figure.
+    fn digits(&self) -> Vec<usize> {
+        let of = |column: usize| {
+            self.rows.iter().find_map(|row| match row[column] {
+                Cell::Figure(_, digits) => Some(digits),
+                Cell::Text(_) => None,
+            })
+        };
+        (0..self.columns.len()).map(|column| of(column).unwrap_or(0)).collect()
+    }
+
+    /// The section that [`Section::json`] wrote; `None` if it is something else.
+    fn from_json(value: &Value) -> Option<Self> {
+        let texts = |name: &str| -> Option<Vec<String>> {
+            value[name].as_array()?.iter().map(|text| Some(text.as_str()?.to_owned())).collect()
+        };
+        let columns = texts("columns")?;
+        let digits: Vec<usize> = value["digits"]
+            .as_array()?
+            .iter()
+            .map(|digits| usize::try_from(digits.as_u64()?).ok())
+            .collect::<Option<_>>()?;
+        let cell = |(cell, digits): (&Value, &usize)| match cell {
+            Value::String(text) => Some(Cell::text(text)),
+            Value::Array(runs) => {
+                Some(Cell::Figure(Runs(runs.iter().map(|value| value.as_f64().unwrap_or(f64::NAN)).collect()), *digits))
+            }
+            _ => None,
+        };
+        let row = |row: &Value| -> Option<Vec<Cell>> {
+            let cells = row.as_array()?;
+            (cells.len() == columns.len()).then(|| cells.iter().zip(&digits).map(cell).collect())?
+        };
+        Some(Self {
+            title: value["title"].as_str()?.to_owned(),
+            note: value["note"].as_str()?.to_owned(),
+            rows: value["rows"].as_array()?.iter().map(row).collect::<Option<_>>()?,
+            plots: texts("plots")?,
+            failures: texts("failures")?,
+            columns,
+        })
+    }
+
+    /// What it is about.
+    #[must_use]
+    pub fn title(&self) -> &str {
+        &self.title
+    }
+
+    /// Its drawings.
+    #[must_use]
+    pub fn plots(&self) -> &[String] {
+        &self.plots
+    }
+
+    /// The figure of `column` in the row of `broker` whose variant, if it has one, is `variant`.
+    #[must_use]
+    pub fn figure(&self, broker: &str, variant: &str, column: &str) -> Option<&Cell> {
+        let at = self.columns.iter().position(|name| name == column)?;
+        let is_it = |row: &&Vec<Cell>| {
+            let is = |cell: &Cell, wanted: &str| matches!(cell, Cell::Text(text) if text == wanted);
+            is(&row[0], broker) && (variant.is_empty() || row.iter().any(|cell| is(cell, variant)))
+        };
+        self.rows.iter().find(is_it)?.get(at).filter(|cell| matches!(cell, Cell::Figure(..)))
+    }
+
+    /// The words of `column` in the first row of `broker`.
+    #[must_use]
+    pub fn words(&self, broker: &str, column: &str) -> Option<&str> {
+        let at = self.columns.iter().position(|name| name == column)?;
+        let row = self.rows.iter().find(|row| matches!(&row[0], Cell::Text(text) if text == broker))?;
+        if let Cell::Text(text) = &row[at] { Some(text) } else { None }
+    }
+
+    /// The different words of the third column, where that has words: sizes of the work.
+    #[must_use]
+    pub fn variants(&self) -> Vec<String> {
+        let mut variants: Vec<String> = Vec::new();
+        for row in &self.rows {
+            // A table without variants has figures there, and in their place the reason why there are none.
+            if let Some(Cell::Text(text)) = row.get(2)
+                && !variants.contains(text)
+                && !text.starts_with("failed: ")
+            {
+                variants.push(text.clone());
+            }
+        }
+        variants
+    }
+
+    /// The first cell of each row.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.rows.iter().map(|row| row[0].shown())
     }
 }
 
@@ -190,21 +320,56 @@ pub struct Report {
     facts: Vec<(String, String)>,
     sections: Vec<Section>,
     failures: Vec<String>,
+    /// Stands behind all others.
+    closing: Option<Section>,
 }
 
 impl Report {
     /// An empty report. `facts` are the machine, the versions, the settings: name and value.
     #[must_use]
     pub fn new(title: &str, facts: Vec<(String, String)>) -> Self {
-        Self { title: title.to_owned(), facts, sections: Vec::new(), failures: Vec::new() }
+        Self { title: title.to_owned(), facts, sections: Vec::new(), failures: Vec::new(), closing: None }
     }
 
     /// Adds what a scenario found and prints it at once, so that a long run can be followed.
     #[expect(clippy::print_stdout)] // the report is this program's output
     pub fn add(&mut self, section: Section) {
         println!("{}", section.markdown());
-        self.failures.extend_from_slice(&section.failures);
-        self.sections.push(section);
+        self.put(section);
+    }
+
+    /// Adds a section, in the place of an older one of that title.
+    fn put(&mut self, section: Section) {
+        match self.sections.iter_mut().find(|old| old.title == section.title) {
+            Some(old) => *old = section,
+            None => self.sections.push(section),
+        }
+    }
+
+    /// What stands behind all others, until it is said anew.
+    pub fn close(&mut self, section: Section) {
+        self.closing = Some(section);
+    }
+
+    /// Takes over the sections of an earlier report; those added later replace theirs.
+    pub fn keep(&mut self, earlier: Self) {
+        earlier.sections.into_iter().for_each(|section| self.put(section));
+    }
+
+    /// Facts about the machine, the programs and the run: name and value.
+    #[must_use]
+    pub fn fact(&self, name: &str) -> Option<&str> {
+        self.facts.iter().find(|(fact, _)| fact == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The section of that title.
+    #[must_use]
+    pub fn section(&self, title: &str) -> Option<&Section> {
+        self.sections.iter().find(|section| section.title == title)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Section> {
+        self.sections.iter().chain(&self.closing)
     }
 
     /// Notes that something could not be measured at all.
@@ -214,8 +379,8 @@ impl Report {
 
     /// What could not be measured, and why.
     #[must_use]
-    pub fn failures(&self) -> &[String] {
-        &self.failures
+    pub fn failures(&self) -> Vec<String> {
+        self.failures.iter().chain(self.all().flat_map(|section| &section.failures)).cloned().collect()
     }
 
     /// The whole report as Markdown.
@@ -225,7 +390,7 @@ impl Report {
         for (name, value) in &self.facts {
             put(&mut text, format_args!("- {name}: {value}\n"));
         }
-        for section in &self.sections {
+        for section in self.all() {
             put(&mut text, format_args!("\n{}", section.markdown()));
         }
         text
@@ -234,11 +399,13 @@ impl Report {
     /// The whole report as one page that needs no other file and no network.
     #[must_use]
     pub fn html(&self) -> String {
-        const PAGE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;\
+        const PAGE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:78rem;margin:2rem auto;padding:0 1rem;\
             color:#1b1f23;background:#fff}\
             table{border-collapse:collapse}th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #8884;\
-            vertical-align:top}.figure{font-variant-numeric:tabular-nums;white-space:nowrap}.wide{overflow-x:auto}\
-            figure{margin:1.5rem 0}dt{font-weight:600}dd{margin:0 0 .4rem}\
+            vertical-align:top;font-size:13px}th{vertical-align:bottom}td:first-child{white-space:nowrap;font-weight:600}\
+            .heading{text-align:right}.figure{font-variant-numeric:tabular-nums;white-space:nowrap;text-align:right}.wide{overflow-x:auto}\
+            p{max-width:60rem}figure{margin:1.5rem 0}dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;font-size:13px}\
+            dt{font-weight:600}dd{margin:0}nav a{color:inherit;margin-right:1rem;display:inline-block}h2{margin-top:2.5rem}\
             @media(prefers-color-scheme:dark){body{color:#dfe3e8;background:#15181c}}";
         let title = escape(&self.title);
         let mut html = format!(
@@ -250,8 +417,15 @@ impl Report {
         for (name, value) in &self.facts {
             put(&mut html, format_args!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value)));
         }
-        html += "</dl>\n";
-        for section in &self.sections {
+        html += "</dl>\n<nav>";
+        for section in self.all() {
+            put(
+                &mut html,
+                format_args!("<a href=\"#{}\">{}</a>\n", plot::file_name(&section.title), escape(&section.title)),
+            );
+        }
+        html += "</nav>\n";
+        for section in self.all() {
             html += &section.html();
         }
         html += "</body></html>\n";
@@ -264,7 +438,28 @@ impl Report {
         let facts: serde_json::Map<String, Value> =
             self.facts.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
         let sections: Vec<Value> = self.sections.iter().map(Section::json).collect();
-        json!({ "title": self.title, "facts": facts, "sections": sections, "failures": self.failures })
+        let closing = self.closing.as_ref().map(Section::json);
+        json!({
+            "title": self.title, "facts": facts, "sections": sections, "closing": closing, "failures": self.failures(),
+        })
+    }
+
+    /// Reads what [`Report::json`] wrote.
+    ///
+    /// # Errors
+    /// When it is something else; the text names what is wrong.
+    pub fn from_json(text: &str) -> io::Result<Self> {
+        let value: Value = serde_json::from_str(text).map_err(io::Error::other)?;
+        let missing = || io::Error::other("no report of this program: title, facts or sections are missing");
+        let sections = value["sections"].as_array().ok_or_else(missing)?;
+        let facts = value["facts"].as_object().ok_or_else(missing)?;
+        Ok(Self {
+            title: value["title"].as_str().ok_or_else(missing)?.to_owned(),
+            facts: facts.iter().map(|(name, value)| (name.clone(), value.as_str().unwrap_or("").to_owned())).collect(),
+            sections: sections.iter().map(Section::from_json).collect::<Option<_>>().ok_or_else(missing)?,
+            failures: Vec::new(),
+            closing: Section::from_json(&value["closing"]),
+        })
     }
 
     /// Writes `report.html`, `report.md`, `report.json` and a file for each drawing (`ingest.svg`, a second one `ingest-2.svg`) into
@@ -274,17 +469,22 @@ impl Report {
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path) -> io::Result<()> {
         std::fs::create_dir_all(folder)?;
-        std::fs::write(folder.join("report.html"), self.html())?;
-        std::fs::write(folder.join("report.md"), self.markdown())?;
+        replace(&folder.join("report.html"), &self.html())?;
+        replace(&folder.join("report.md"), &self.markdown())?;
         for section in &self.sections {
             for (number, svg) in (1..).zip(&section.plots) {
-                let number = if number == 1 { String::new() } else { format!("-{number}") };
-                let name = format!("{}{number}.svg", plot::file_name(&section.title));
-                std::fs::write(folder.join(name), plot::standalone(svg))?;
+                replace(&folder.join(plot::numbered(&section.title, number)), &plot::standalone(svg))?;
             }
         }
-        std::fs::write(folder.join("report.json"), format!("{:#}\n", self.json()))
+        replace(&folder.join("report.json"), &format!("{:#}\n", self.json()))
     }
+}
+
+/// Writes beside it and renames: who interrupts a run keeps the report as it was.
+fn replace(file: &Path, text: &str) -> io::Result<()> {
+    let new = file.with_extension("new");
+    std::fs::write(&new, text)?;
+    std::fs::rename(new, file)
 }
 
 fn put(text: &mut String, what: std::fmt::Arguments<'_>) {
@@ -317,6 +517,7 @@ mod tests {
     fn the_page_needs_nothing_from_elsewhere() {
         let html = report().html();
         assert!(html.contains("<svg") && html.contains("A &lt; B") && html.contains("6 &amp; more"), "{html}");
+        let html = html.replace("href=\"#", "");
         for outside in ["src=", "href=", "@import", "url("] {
             assert!(!html.contains(outside), "{outside} in {html}");
         }

@@ -174,7 +174,7 @@ impl Programs {
             (
                 "version of rumqttd".to_owned(),
                 match &self.rumqttd {
-                    Some(_) => "0.20.0 where benches/run installed it".to_owned(),
+                    Some(_) => "rumqttd 0.20.0 if benches/run installed it".to_owned(),
                     None => "not found: left out of every table".to_owned(),
                 },
             ),
@@ -242,9 +242,10 @@ impl Programs {
             Kind::FlashMq => vec!["--config-file", &file],
         };
         let process = Process::start(&program, &arguments, &log)?;
-        let broker = Broker { kind, process, address, mqtt, http };
-        wait_for(broker.address, &log)?;
-        wait_for(broker.mqtt, &log)?;
+        let mut broker = Broker { kind, process, address, mqtt, http };
+        for address in [address, mqtt] {
+            wait_for(address, &mut broker.process, &log)?;
+        }
         Ok(broker)
     }
 }
@@ -256,7 +257,8 @@ impl Programs {
 /// No port is free.
 pub fn free_address() -> io::Result<SocketAddr> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() % 9_000) as u16;
+    // Two benches that were started after each other look in different places.
+    let start = (std::process::id().wrapping_mul(977) % 9_000) as u16;
     for _ in 0..9_000 {
         let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed) % 9_000) % 9_000;
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
@@ -266,11 +268,15 @@ pub fn free_address() -> io::Result<SocketAddr> {
     Err(io::Error::other("no port from 20000 to 29000 is free"))
 }
 
-fn wait_for(address: SocketAddr, log: &Path) -> io::Result<()> {
+fn wait_for(address: SocketAddr, process: &mut Process, log: &Path) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(120);
     while TcpStream::connect(address).is_err() {
-        if Instant::now() > deadline {
-            return Err(io::Error::other(format!("nothing listens on {address}; see {}", log.display())));
+        let ended = process.has_ended()?;
+        if ended || Instant::now() > deadline {
+            let said = std::fs::read_to_string(log).unwrap_or_default();
+            let last = said.lines().last().unwrap_or("nothing");
+            let why = if ended { "it has ended" } else { "nothing listens" };
+            return Err(io::Error::other(format!("{address}: {why}; the last that it said: {last}")));
         }
         std::thread::sleep(Duration::from_millis(1));
     }

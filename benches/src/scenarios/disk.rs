@@ -12,7 +12,7 @@ use headwater_benches::load::{Work, publish};
 use headwater_benches::plot::{self, Curve};
 use headwater_benches::report::{Cell, Section};
 
-use super::turns::{Column, Contender, Context, MIB, Telling, block_on, in_turns, tell};
+use super::turns::{Column, Contender, Context, MIB, Telling, apart, block_on, in_turns, joined, tell};
 
 /// The highest that a store becomes while much more is written than it may hold.
 pub(crate) fn used(context: &Context<'_>) -> io::Result<Section> {
@@ -65,8 +65,8 @@ pub(crate) fn wear(context: &Context<'_>) -> io::Result<Section> {
         // A group of 256 comes from four publishers: one alone is held back at its receive maximum of 100.
         let (publishers, window) = if contender.size > 64 { (4, contender.size / 4) } else { (1, contender.size) };
         let full = match (contender.kind, contender.size) {
-            (Kind::NatsSyncAlways, _) | (_, 1) => 20_000,
-            (_, 16) => 200_000,
+            (Kind::NatsSyncAlways, _) | (_, 1) => 10_000,
+            (_, 16) => 100_000,
             _ => 600_000,
         };
         let messages = round.part(context.size(full, 2_000), 400);
@@ -112,18 +112,21 @@ fn commits(broker: &Broker) -> io::Result<f64> {
     if broker.kind.is_headwater() { metric(broker.http, "headwater_log_commits_total") } else { Ok(0.0) }
 }
 
-/// Sizes that cards are sold with, in terabytes written.
+/// What a card is rated for here, in terabytes written.
 const CARD_TBW: f64 = 20.0;
-const DELAYS: [&str; 4] = ["0ms", "20ms", "100ms", "1s"];
+/// What a commit may wait for more messages, in milliseconds.
+const DELAYS: [u32; 4] = [0, 20, 100, 1_000];
 
 /// What `max_delay` does to a card: bytes per payload byte at some rates, and how long a card lives with them.
 pub(crate) fn wear_curve(context: &Context<'_>) -> io::Result<Section> {
     let seconds = context.size(60, 5);
     let note = format!(
         "Headwater with a budget of 64 MiB on ext4 on a loop device, by the device's own counters, everything included. 20 publishers \
-         send 200 B each at a steady rate for {seconds} s, after as much payload as the store holds. What is sealed into epochs comes in \
-         steps of minutes at low rates: it is taken out of what was measured and put back as the share that it has in the long run, \
-         measured while the store was filled. Life: a card rated for {CARD_TBW} TB written, nothing else on it; twice the rating is twice the life."
+         send 200 B each at a steady rate for {seconds} s, after as much payload as the store holds; the delays of one rate are measured at \
+         the same time, each on a device of its own. What is sealed into epochs comes in steps of minutes at low rates: it is taken out of \
+         what was measured and put back as the share that it has in the long run, measured while the store was filled. Life: a card rated \
+         for {CARD_TBW} TB written, nothing else on it; twice the rating is twice the life. A card writes more than it is given, by a \
+         factor that its maker does not tell."
     );
     let columns = [
         "max_delay",
@@ -134,32 +137,28 @@ pub(crate) fn wear_curve(context: &Context<'_>) -> io::Result<Section> {
         "years of a 20 TBW card",
     ];
     let mut section = Section::new("Wear against max_delay", &note, &columns);
-    let memory = Path::new("/dev/shm");
     let mut lives: Vec<Curve> = Vec::new();
     let mut wears: Vec<Curve> = Vec::new();
     for rate in [10_u32, 100, 1_000] {
+        let mut worn = Vec::new();
+        for delay in DELAYS {
+            worn.push(Worn::filled(context, delay, context.size(2_700_000, 100_000))?);
+        }
+        let work = Work::paced(rate, seconds);
+        let flowing: Vec<_> =
+            worn.iter().map(|worn| apart(publish(worn.broker.kind.wire(), worn.broker.address, work))).collect();
+        for thread in flowing {
+            joined(thread)?;
+        }
+        context.say(&format!("{rate} messages per second"));
         let label = format!("{rate} msg/s");
         let (mut life, mut wear) = (Curve { label: label.clone(), points: vec![] }, Curve { label, points: vec![] });
-        for delay in DELAYS {
-            let dir = tempfile::tempdir_in(memory)?;
-            let device = LoopDevice::make(&dir.path().join("image"), &dir.path().join("mount"), 1 << 30)?;
-            let settings = Settings { disk: "64MiB".into(), max_delay: delay.into(), ..Settings::default() };
-            let broker = context.programs.start(Kind::Headwater, device.path(), &settings)?;
-            let sealed = || metric(broker.http, "headwater_log_ingested_bytes_total");
-            let fill = Work::closed(context.size(600_000, 100_000));
-            block_on(publish(broker.kind.wire(), broker.address, fill))?;
-            let share = sealed()? / (fill.messages * fill.payload_bytes as u64) as f64;
-            let (written, commits, before) = (device.written()?, commits(&broker)?, sealed()?);
-            let work = Work::paced(rate, seconds);
-            block_on(publish(broker.kind.wire(), broker.address, work))?;
-            let payload = work.messages as f64 * work.payload_bytes as f64;
-            let unsealed = (device.written()? - written) as f64 - (sealed()? - before);
-            let ratio = unsealed.max(0.0) / payload + share;
-            let per_sync = work.messages as f64 / (self::commits(&broker)? - commits).max(1.0);
+        for worn in worn {
+            let (ratio, per_sync) = worn.since_filled(work)?;
             let per_day = ratio * f64::from(rate) * work.payload_bytes as f64 * 86_400.0 / 1e9;
             let years = CARD_TBW * 1_000.0 / per_day / 365.25;
             section.row(vec![
-                Cell::text(delay),
+                Cell::text(format!("{} ms", worn.delay)),
                 Cell::text(rate.to_string()),
                 Cell::once(ratio, 2),
                 Cell::once(per_sync, 1),
@@ -167,14 +166,9 @@ pub(crate) fn wear_curve(context: &Context<'_>) -> io::Result<Section> {
                 Cell::once(years, 1),
             ]);
             // An axis of logarithms has no place for nothing: a delay of 0 is drawn at the millisecond of a sync.
-            let delay = match delay {
-                "0ms" => 1.0,
-                "1s" => 1_000.0,
-                other => other.trim_end_matches("ms").parse().map_err(io::Error::other)?,
-            };
+            let delay = f64::from(worn.delay.max(1));
             wear.points.push((delay, ratio));
             life.points.push((delay, years));
-            broker.process.kill();
         }
         wears.push(wear);
         lives.push(life);
@@ -183,4 +177,48 @@ pub(crate) fn wear_curve(context: &Context<'_>) -> io::Result<Section> {
     section.plot(plot::curves("Wear against max_delay", across, "device bytes / payload byte", &wears));
     section.plot(plot::curves("Life of a card rated for 20 TB written", across, "years", &lives));
     Ok(section)
+}
+
+/// A full store on a device of its own. The broker ends before the device is unmounted: fields are dropped in their order.
+struct Worn {
+    broker: Broker,
+    delay: u32,
+    written: u64,
+    commits: f64,
+    sealed: f64,
+    /// Bytes that sealing writes per payload byte in the long run.
+    share: f64,
+    device: LoopDevice,
+    _image: tempfile::TempDir,
+}
+
+impl Worn {
+    fn filled(context: &Context<'_>, delay: u32, messages: u64) -> io::Result<Self> {
+        let image = tempfile::tempdir_in(Path::new("/dev/shm"))?;
+        let device = LoopDevice::make(&image.path().join("image"), &image.path().join("mount"), 1 << 30)?;
+        let settings = Settings { disk: "64MiB".into(), ..Settings::default() };
+        // Without a delay: publishers that wait for their acknowledgements would take an hour with one of a second.
+        let filling = context.programs.start(Kind::Headwater, device.path(), &settings)?;
+        let fill = Work::closed(messages);
+        block_on(publish(filling.kind.wire(), filling.address, fill))?;
+        let share = sealed(&filling)? / (fill.messages * fill.payload_bytes as u64) as f64;
+        filling.process.terminate()?;
+        let settings = Settings { max_delay: format!("{delay}ms"), ..settings };
+        let broker = context.programs.start(Kind::Headwater, device.path(), &settings)?;
+        let sealed = sealed(&broker)?;
+        let (written, commits) = (device.written()?, commits(&broker)?);
+        Ok(Self { broker, delay, written, commits, sealed, share, device, _image: image })
+    }
+
+    /// Bytes on the device per payload byte, and messages per sync.
+    fn since_filled(&self, work: Work) -> io::Result<(f64, f64)> {
+        let payload = work.messages as f64 * work.payload_bytes as f64;
+        let unsealed = (self.device.written()? - self.written) as f64 - (sealed(&self.broker)? - self.sealed);
+        let per_sync = work.messages as f64 / (commits(&self.broker)? - self.commits).max(1.0);
+        Ok((unsealed.max(0.0) / payload + self.share, per_sync))
+    }
+}
+
+fn sealed(broker: &Broker) -> io::Result<f64> {
+    metric(broker.http, "headwater_log_ingested_bytes_total")
 }

@@ -28,11 +28,11 @@ pub(crate) fn ingest(context: &Context<'_>) -> io::Result<Section> {
 
 /// The same messages at a modest fixed rate: latency from when each was due.
 pub(crate) fn paced(context: &Context<'_>) -> io::Result<Section> {
-    let note = "20 publishers, 200 B JSON, 2,000 messages per second in all for 10 s, open loop: a latency counts from when the \
+    let note = "20 publishers, 200 B JSON, 2,000 messages per second in all for 5 s, open loop: a latency counts from when the \
         message was due, so a stall counts for every message behind it. A window of 1,000 per publisher. Look at msgs/s first: \
         who does not keep up has latencies that grow with the length of the run.";
     let columns = columns(&[("p99 ms", 2), ("p50 ms", 2), ("p99.9 ms", 2), ("msgs/s", 0)]);
-    let seconds = context.size(10, 1);
+    let seconds = context.size(5, 1);
     let measured = in_turns(context, context.kinds(Modes::All), &columns, |contender, round| {
         let work = Work::paced(2_000, seconds);
         let mut values = run(context, contender, round, Work { messages: round.part(work.messages, 400), ..work })?;

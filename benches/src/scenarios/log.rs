@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use headwater_benches::histogram::Histogram;
 use headwater_benches::paced::Pace;
@@ -62,6 +62,15 @@ impl Bench {
             }
         }
         Ok(latency)
+    }
+
+    /// Closes it in order and opens it again: how long opening takes.
+    pub(crate) fn open_again(self, dir: &Path, max_bytes: u64) -> io::Result<Duration> {
+        self.store.log.close();
+        drop(self);
+        let begin = Instant::now();
+        let _again = Store::open(dir, max_bytes, AckPolicy::Synced)?;
+        Ok(begin.elapsed())
     }
 
     /// Reads everything from the oldest to what is the newest when it begins.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headwater_benches::brokers::{Broker, Kind, Modes, Programs};
 use headwater_benches::plot;
@@ -16,7 +16,14 @@ pub(crate) struct Context<'a> {
     pub(crate) programs: &'a Programs,
     /// On the device that is measured.
     pub(crate) data: &'a Path,
+    /// At most so many runs that count.
     pub(crate) runs: usize,
+    /// No further run begins that would not be over by then; one is always made.
+    pub(crate) until: Instant,
+    /// When everything began, for the lines that tell how far it is.
+    pub(crate) began: Instant,
+    /// Name of the scenario.
+    pub(crate) name: &'a str,
     /// Sizes of the issue times this.
     pub(crate) scale: f64,
     /// Descriptors that a process may open.
@@ -30,9 +37,25 @@ impl Context<'_> {
         ((full as f64 * self.scale) as u64).max(least)
     }
 
+    /// One line about how far it is, with the time since the beginning.
+    pub(crate) fn say(&self, what: &str) {
+        say(self.began, &format!("{}: {what}", self.name));
+    }
+
+    /// There is time for another run that takes as long as one that took `last`.
+    pub(crate) fn has_time_for(&self, last: Duration) -> bool {
+        Instant::now() + last <= self.until
+    }
+
     pub(crate) fn kinds(&self, modes: Modes) -> Vec<Contender> {
         self.programs.kinds(modes).into_iter().map(Contender::of).collect()
     }
+}
+
+/// A line for whoever watches: minutes and seconds since `began`, and `what`.
+pub(crate) fn say(began: Instant, what: &str) {
+    let seconds = began.elapsed().as_secs();
+    eprintln!("[{:02}:{:02}] {what}", seconds / 60, seconds % 60);
 }
 
 /// A broker with one size of the work.
@@ -55,6 +78,9 @@ impl Contender {
             let size = *size;
             kinds.iter().map(move |contender| Self { kind: contender.kind, variant: format!("{size} {unit}"), size })
         };
+        // Small scales make sizes that are the same.
+        let mut sizes = sizes.to_vec();
+        sizes.dedup();
         sizes.iter().flat_map(sized).collect()
     }
 }
@@ -100,7 +126,8 @@ impl Measured {
 }
 
 /// Runs every contender in turn (A B C A B C), the first round with a tenth of the work and not counted. A contender that fails is left
-/// out of the rounds behind and told in the report with its error: a peer that cannot do the work is a result, too.
+/// out of the rounds behind and told in the report with its error: a peer that cannot do the work is a result, too. Rounds for which
+/// the scenario has no time any more are left out; the first that counts is always made.
 pub(crate) fn in_turns(
     context: &Context<'_>,
     contenders: Vec<Contender>,
@@ -110,12 +137,22 @@ pub(crate) fn in_turns(
     let empty = vec![Runs::default(); columns.len()];
     let mut measured: Vec<Measured> =
         contenders.into_iter().map(|contender| Measured { contender, outcome: Ok(empty.clone()) }).collect();
+    let mut last = Duration::ZERO;
     for round in 0..=context.runs {
+        let begin = Instant::now();
+        if round > 1 && !context.has_time_for(last) {
+            context.say(&format!("no time for more than {} of {} runs", round - 1, context.runs));
+            break;
+        }
         for Measured { contender, outcome } in &mut measured {
             let Ok(figures) = outcome else { continue };
             let dir = tempfile::tempdir_in(context.data)?;
             let share = if round == 0 { 0.1 } else { 1.0 };
-            match run(contender, &Round { dir: dir.path().to_owned(), share }) {
+            let since = Instant::now();
+            let done = run(contender, &Round { dir: dir.path().to_owned(), share });
+            let label = if round == 0 { "warm-up".to_owned() } else { format!("run {round} of {}", context.runs) };
+            context.say(&format!("{label}, {contender}: {:.1} s", since.elapsed().as_secs_f64()));
+            match done {
                 Ok(values) => {
                     assert_eq!(values.len(), columns.len(), "a run gives a value for each column");
                     if round > 0 {
@@ -123,13 +160,22 @@ pub(crate) fn in_turns(
                     }
                 }
                 Err(error) => {
-                    eprintln!("headwater-bench: {contender}: {error}");
+                    context.say(&format!("{contender}: {error}; the broker's last words: {}", last_words(dir.path())));
                     *outcome = Err(error.to_string());
                 }
             }
         }
+        last = begin.elapsed();
     }
     Ok(measured)
+}
+
+/// The last line of each log in `dir`.
+fn last_words(dir: &Path) -> String {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let logs = files.filter(|file| file.extension().is_some_and(|extension| extension == "log"));
+    let last = logs.filter_map(|log| Some(std::fs::read_to_string(log).ok()?.lines().last()?.to_owned()));
+    last.collect::<Vec<_>>().join(" | ")
 }
 
 /// How a table is told.
@@ -149,7 +195,9 @@ pub(crate) fn tell(telling: &Telling<'_>, measured: Vec<Measured>) -> Section {
     names.extend(telling.variant);
     names.extend(telling.columns.iter().map(|column| column.0));
     names.extend(telling.main.map(|_| "ratio to headwater"));
-    let mut section = Section::new(telling.title, telling.note, &names);
+    let runs = measured.iter().filter_map(|one| one.runs(0)).map(Runs::count).max().unwrap_or(0);
+    let note = format!("{} {}", telling.note, if runs == 1 { "One run.".into() } else { format!("{runs} runs.") });
+    let mut section = Section::new(telling.title, &note, &names);
     if let Some((column, unit)) = telling.main {
         let bars: Vec<_> =
             measured.iter().filter_map(|one| Some(one.runs(column)?.bar(&one.contender.to_string()))).collect();
@@ -196,7 +244,7 @@ pub(crate) const PROCESS: [Column; 4] = [("CPU us/msg", 2), ("RSS MiB", 1), ("PS
 
 /// The values of [`PROCESS`], since `before`.
 pub(crate) fn process(broker: &Broker, before: Duration, messages: u64) -> io::Result<[f64; 4]> {
-    let cpu = (broker.process.cpu()? - before).as_secs_f64() * 1e6;
+    let cpu = broker.process.cpu()?.saturating_sub(before).as_secs_f64() * 1e6;
     let memory = broker.process.memory()?;
     let mib = |bytes: u64| bytes as f64 / MIB;
     Ok([cpu / messages.max(1) as f64, mib(memory.rss), mib(memory.pss), mib(memory.peak)])
@@ -206,8 +254,18 @@ pub(crate) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
+/// The longest that one piece of load may take: a broker that stalls ends as a row that says so, not as a run that hangs.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Runs `future` here, for at most [`LIMIT`].
 pub(crate) fn block_on<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(limited(future))
+}
+
+/// `future`, or an error after [`LIMIT`].
+pub(crate) async fn limited<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = |_| io::Error::other(format!("did not finish in {} s", LIMIT.as_secs()));
+    tokio::time::timeout(LIMIT, future).await.map_err(late)?
 }
 
 /// Runs `future` in a thread of its own: what measures latencies must not wait for what makes load.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream};
 
 use super::peer::Peer;
 use crate::config::Bind;
@@ -102,7 +102,13 @@ impl Listening {
 /// As for listening itself.
 pub async fn probe(bind: &Bind) -> io::Result<()> {
     match bind {
-        Bind::Tcp(address) => TcpListener::bind(address).await.map(drop),
+        Bind::Tcp(address) => {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_reuseaddr(true)?;
+            // IMPORTANT: it does not listen. Clients that came in that moment would be connected, and reset. Where somebody listens,
+            // this fails as listening would.
+            socket.bind(*address)
+        }
         Bind::Unix { path, .. } => {
             make_way(path)?;
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -177,5 +183,39 @@ impl Socket {
             Socket::Tcp(socket) => socket.peek(into).await,
             Socket::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[tokio::test]
+    async fn a_probe_never_lets_a_client_in() {
+        // Not the address that clients come from: one of them could be given this port and be connected to itself.
+        let free = std::net::TcpListener::bind((Ipv4Addr::new(127, 0, 0, 3), 0)).expect("a port");
+        let address: SocketAddr = free.local_addr().expect("bound");
+        let taken = probe(&Bind::Tcp(address)).await;
+        assert_eq!(taken.expect_err("somebody listens").kind(), io::ErrorKind::AddrInUse);
+        drop(free);
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                let mut connected = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    connected += u32::from(std::net::TcpStream::connect(address).is_ok());
+                }
+                connected
+            }
+        });
+        for _ in 0..2_000 {
+            probe(&Bind::Tcp(address)).await.expect("free");
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(client.join().expect("it only connects"), 0);
     }
 }
