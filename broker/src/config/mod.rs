@@ -140,6 +140,8 @@ pub struct Mqtt {
     pub max_queued_msgs: u32,
     /// Bytes queued in memory towards one client.
     pub max_queued_bytes: u32,
+    /// Bytes queued in memory towards all clients together.
+    pub max_queued_bytes_total: u32,
     /// Retained messages.
     pub max_retained_msgs: u32,
     /// Bytes of retained messages.

@@ -241,6 +241,10 @@ fn mqtt(raw: &RawMqtt, check: &mut Check<'_>) -> Mqtt {
     check.demand(&raw.max_queued_bytes, max_queued_bytes >= max_packet_bytes, |value| {
         format!("expected at least max_packet_bytes ({}), found {value}", raw.max_packet_bytes.value)
     });
+    let max_queued_bytes_total = check.size_u32(&raw.max_queued_bytes_total, Size(KIB), Size(GIB));
+    check.demand(&raw.max_queued_bytes_total, max_queued_bytes_total >= max_queued_bytes, |value| {
+        format!("expected at least max_queued_bytes ({}), found {value}", raw.max_queued_bytes.value)
+    });
     check.demand(&raw.receive_maximum, raw.receive_maximum.value > 0, |_| "expected at least 1, found 0".to_owned());
     let max_connections = check.positive(&raw.max_connections);
     check.demand(&raw.max_sessions, raw.max_sessions.value >= max_connections, |value| {
@@ -263,6 +267,7 @@ fn mqtt(raw: &RawMqtt, check: &mut Check<'_>) -> Mqtt {
         max_subscriptions: check.positive(&raw.max_subscriptions),
         max_queued_msgs: check.positive(&raw.max_queued_msgs),
         max_queued_bytes,
+        max_queued_bytes_total,
         max_retained_msgs: raw.max_retained_msgs.value,
         max_retained_bytes: raw.max_retained_bytes.value.0,
         sys_interval: check.time(&raw.sys_interval, Span::ms(0), Span::ms(86_400_000)),
@@ -450,6 +455,7 @@ mod tests {
         for (text, expected) in [
             ("[disk]\nmax_bytes = \"31MiB\"", "expected at least 32MiB, found 31MiB"),
             ("[mqtt]\nmax_queued_bytes = \"64KiB\"", "expected at least max_packet_bytes (1MiB)"),
+            ("[mqtt]\nmax_queued_bytes_total = \"512KiB\"", "expected at least max_queued_bytes (1MiB)"),
             ("[mqtt]\nmax_sessions = 10", "expected at least max_connections (10000)"),
             ("[mqtt]\nmax_keep_alive = \"1500ms\"", "expected whole seconds"),
             ("[[stream]]\nname = \"m\"\ntopics = [\"#\"]\nstorage = \"memory\"", "needs `max_bytes`"),

@@ -202,8 +202,8 @@ impl Router {
         let key = self.insert_slot(slot);
         self.set_owner(key, agreed);
         self.by_client.insert(client_id, key);
-        self.online += 1;
-        self.max_online = self.max_online.max(self.online);
+        self.queues.clients += 1;
+        self.max_online = self.max_online.max(self.queues.clients);
         Ok(Attached { key, present: false, state: SessionState::default(), catch_up: None, replays: Vec::new(), will })
     }
 
@@ -262,8 +262,8 @@ impl Router {
         for at in [ends, will.map(|(at, _)| at)].into_iter().flatten() {
             self.timers.remove(&(at, key));
         }
-        self.online += 1;
-        self.max_online = self.max_online.max(self.online);
+        self.queues.clients += 1;
+        self.max_online = self.max_online.max(self.queues.clients);
         Some(Attached { key, present: true, state, catch_up, replays, will: None })
     }
 
@@ -280,9 +280,10 @@ impl Router {
         let will = will.filter(|will| slot.may(Use::Write, &will.topic));
         let Link::Online(online) = &mut slot.link else { return Detached { will, persists: false } };
         slot.expiry = expiry;
-        self.online -= 1;
+        self.queues.clients -= 1;
         if !expiry.persists() {
             self.counters.dropped_disconnected += online.outbox.len() as u64;
+            online.outbox.clear(&mut self.queues);
             if slot.stored {
                 let client_id = Arc::clone(&slot.client_id);
                 self.delete_received(&state, &client_id);
@@ -293,6 +294,7 @@ impl Router {
         self.counters.dropped_disconnected += online.outbox.unstored() as u64;
         let positions = online.outbox.positions(reading, streams);
         let own = std::mem::take(&mut online.outbox.own);
+        online.outbox.clear(&mut self.queues);
         let ends = expiry.duration().map(|d| now + d);
         // The will waits for its delay or the end of the session, whichever comes first (3.1.3.2.2).
         let (will_now, will_later) = match will {

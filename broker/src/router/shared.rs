@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use super::catch_up::TAG_COPY;
 use super::outbox::Pushed;
+use super::queues::Room;
 use super::record::{ShareRecord, encode, qos_of};
 use super::sessions::by_number;
 use super::streams::{Positions, StreamIndex};
@@ -109,13 +110,21 @@ enum Handed {
 }
 
 impl Shares {
-    /// Whether a message to this topic must be stored, so that it can move between members.
-    pub(super) fn store(&self, topic: &TopicName) -> bool {
-        let mut wanted = false;
+    /// The groups that a message to this topic is for, and whether it must be stored, so that it can move between members.
+    pub(super) fn store(&self, topic: &TopicName) -> (usize, bool) {
+        let (mut count, mut wanted) = (0, false);
         if !self.groups.is_empty() {
-            self.trie.matches(topic, &mut |id, ()| wanted |= self.groups[&id].wants_acknowledged());
+            self.trie.matches(topic, &mut |id, ()| {
+                count += 1;
+                wanted |= self.groups[&id].wants_acknowledged();
+            });
         }
-        wanted
+        (count, wanted)
+    }
+
+    /// Queues have become shorter: who could give nothing to anybody may try again.
+    pub(super) fn room_again(&mut self) {
+        self.wake |= !self.behind.is_empty();
     }
 
     /// Adds a member to the filter's group, or changes what it asked for.
@@ -228,7 +237,8 @@ impl Router {
         let any = !found.is_empty();
         for id in found.drain(..) {
             let group = &self.shares.groups[&id];
-            let stored = place.filter(|_| qos > QoS::AtMostOnce && group.wants_acknowledged());
+            let acknowledged = qos > QoS::AtMostOnce && group.wants_acknowledged();
+            let stored = place.filter(|_| acknowledged);
             if stored.is_some() && group.cursor.is_some() {
                 // Behind what is being read.
                 continue;
@@ -244,7 +254,7 @@ impl Router {
                     self.shares.behind.insert(id);
                     self.shares_changed();
                 }
-                (Handed::NoRoom, None) if qos == QoS::AtMostOnce => self.counters.dropped_queue_full += 1,
+                (Handed::NoRoom, None) if !acknowledged => self.counters.dropped_queue_full += 1,
                 (Handed::NoRoom, None) => self.counters.dropped_unstored += 1,
             }
         }
@@ -256,8 +266,7 @@ impl Router {
     fn hand_out(&mut self, id: ShareId, message: &Arc<Message>, place: Option<(StreamIndex, Seq)>) -> Handed {
         let Some(group) = self.shares.groups.get_mut(&id) else { return Handed::Done };
         let count = group.members.len();
-        let cost = message.cost_bytes();
-        let (mut there, mut allowed) = (false, false);
+        let (mut there, mut allowed, mut full) = (false, false, false);
         let mut best: Option<(usize, usize, usize)> = None;
         for (index, member) in group.members.iter().enumerate() {
             let Some(slot) = self.slots.get(member.key.0 as usize).and_then(Option::as_ref) else { continue };
@@ -267,8 +276,16 @@ impl Router {
                 continue;
             }
             allowed = true;
-            if !outbox.is_live() || !outbox.has_room(cost, self.limits.queue) {
+            if !outbox.is_live() {
                 continue;
+            }
+            match self.queues.room(outbox, message, 1) {
+                Room::Yes => {}
+                Room::NotInQueue => continue,
+                Room::NotInTotal => {
+                    full = true;
+                    continue;
+                }
             }
             let in_flight = self.shares.members.get(&member.key).map_or(0, |m| m.in_flight);
             let distance = (index + count - group.turn % count) % count;
@@ -276,6 +293,9 @@ impl Router {
             best = Some(best.map_or(candidate, |best| best.min(candidate)));
         }
         let Some((.., index)) = best else {
+            if full {
+                self.queues.refused();
+            }
             return match (there, allowed) {
                 (false, _) => Handed::NobodyThere,
                 (true, false) => Handed::Done,
@@ -296,7 +316,7 @@ impl Router {
         let Some(outbox) = self.slots[key.0 as usize].as_mut().and_then(super::sessions::Slot::outbox_mut) else {
             return Handed::NobodyThere;
         };
-        let Pushed::Queued { wake } = outbox.push(delivery, place, self.limits.queue, &self.streams) else {
+        let Pushed::Queued { wake } = outbox.push(delivery, place, &mut self.queues, &self.streams) else {
             debug_assert!(false, "a live queue with room takes it");
             return Handed::NoRoom;
         };
@@ -339,7 +359,9 @@ impl Router {
         if let Some(member) = self.shares.members.get_mut(&key) {
             *member = MemberOf { groups: std::mem::take(&mut member.groups), ..MemberOf::default() };
         }
-        let queued = self.outbox_mut(key).map_or_else(Vec::new, super::Outbox::take_shared);
+        let queued =
+            self.slots.get_mut(key.0 as usize).and_then(Option::as_mut).and_then(super::sessions::Slot::outbox_mut);
+        let queued = queued.map_or_else(Vec::new, |outbox| outbox.take_shared(&mut self.queues));
         for delivery in queued {
             let origin = delivery.origin.filter(|_| delivery.qos > QoS::AtMostOnce);
             if !delivery.share.zip(origin).is_some_and(|(share, origin)| self.give_back(share, origin)) {
@@ -387,7 +409,8 @@ impl Router {
             let Some(group) = self.shares.groups.get_mut(&id) else { continue };
             let ready = |m: &Member| {
                 let slot = self.slots.get(m.key.0 as usize).and_then(Option::as_ref);
-                slot.and_then(|s| s.outbox()).is_some_and(|o| o.is_live() && o.has_room(1, self.limits.queue))
+                let room = |o| self.queues.room_behind(o, 1, self.queues.bytes(), 1) == Room::Yes;
+                slot.and_then(|s| s.outbox()).is_some_and(|o| o.is_live() && room(o))
             };
             if !group.members.iter().any(ready) {
                 continue;

@@ -2,7 +2,7 @@
 //!
 //! [`Broker::start`] opens the listeners, [`Broker::shutdown`] ends everything in order. Each connection is one task; what they
 //! share is the `hub`. Bounds: `max_connections` tasks, each with at most 16 KiB of read buffer (or one packet), 64 KiB and one
-//! message of write buffer, `max_queued_bytes` of queue and one page of 64 KiB; none of them while idle.
+//! message of write buffer, `max_queued_bytes` of queue (`max_queued_bytes_total` with all others) and one page of 64 KiB; none of them while idle.
 
 mod admission;
 mod authorize;
@@ -151,6 +151,7 @@ impl Broker {
                 queue: QueueLimits {
                     max_msgs: usize_of(mqtt.max_queued_msgs),
                     max_bytes: usize_of(mqtt.max_queued_bytes),
+                    max_bytes_total: usize_of(mqtt.max_queued_bytes_total),
                 },
                 max_retained_msgs: usize_of(mqtt.max_retained_msgs),
                 max_retained_bytes: mqtt.max_retained_bytes,

@@ -50,6 +50,7 @@ fn config(dir: &Path) -> Config {
             max_subscriptions: 10,
             max_queued_msgs: 20,
             max_queued_bytes: 100_000,
+            max_queued_bytes_total: 1_000_000,
             max_retained_msgs: 100,
             max_retained_bytes: 100_000,
             sys_interval: Duration::ZERO,

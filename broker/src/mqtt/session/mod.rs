@@ -31,7 +31,7 @@ pub use acks::AckTicket;
 pub use aliases::TOPIC_ALIAS_MAXIMUM;
 pub use connect::{Limits, Negotiated, SessionExpiry, negotiate, refuse};
 pub use inbound::ReceivedIds;
-pub use message::{Delivery, Message, Origin, ShareId};
+pub use message::{Delivery, Message, Origin, QueueCount, ShareId, message_cost_bytes};
 pub use outbound::{InFlight, Stage};
 
 use acks::{AckKind, Acks};
