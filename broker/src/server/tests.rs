@@ -1,5 +1,6 @@
 //! The server over real sockets and a real log. Clauses are of MQTT 5.0.
 
+mod aliases;
 mod limits;
 mod memory;
 mod tokens;

@@ -71,6 +71,8 @@ pub struct Negotiated {
     pub window: u16,
     /// Largest packet towards the client.
     pub max_packet_bytes: Option<u32>,
+    /// Topic aliases towards the client; 0: none.
+    pub topic_alias_maximum: u16,
     /// Reason strings and user properties may be sent to it [MQTT-3.1.2-29].
     pub problem_information: bool,
     /// Published when the connection ends without DISCONNECT.
@@ -125,6 +127,7 @@ pub fn negotiate(
         asked_expiry: (expiry != asked).then_some(asked.0),
         window: properties.receive_maximum.map_or(u16::MAX, |n| n.get()).min(limits.receive_maximum).max(1),
         max_packet_bytes: properties.maximum_packet_size,
+        topic_alias_maximum: properties.topic_alias_maximum.unwrap_or(0),
         problem_information: properties.request_problem_information.unwrap_or(true),
         will: connect.will,
     })

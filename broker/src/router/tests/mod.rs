@@ -153,6 +153,7 @@ pub(super) fn agreed(client_id: &str, expiry: u32, clean_start: bool) -> Negotia
         asked_expiry: None,
         window: 10,
         max_packet_bytes: None,
+        topic_alias_maximum: 0,
         problem_information: true,
         will: None,
     }
