@@ -126,6 +126,8 @@ pub(crate) struct RawMqtt {
     pub(crate) max_retained_msgs: Key<u32>,
     pub(crate) max_retained_bytes: Key<Size>,
     pub(crate) sys_interval: Key<Span>,
+    pub(crate) server_reference: Key<Option<String>>,
+    pub(crate) response_information: Key<Option<String>>,
 }
 
 impl Default for RawMqtt {
@@ -148,6 +150,8 @@ impl Default for RawMqtt {
             max_retained_msgs: 10_000.into(),
             max_retained_bytes: Size(16 * MIB).into(),
             sys_interval: Span::ms(10_000).into(),
+            server_reference: None.into(),
+            response_information: None.into(),
         }
     }
 }

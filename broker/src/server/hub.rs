@@ -9,7 +9,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use super::admission::{Admission, AdmissionLimits};
 use super::authorize::{Identity, Proof};
 use super::episode::Episodes;
-use super::handshake::Agreed;
+use super::handshake::{Agreed, Texts};
 use super::hashing::Hashing;
 use super::peer::Peer;
 use super::stats::{BrokerStats, ClientInfo, Counters, Refused};
@@ -85,6 +85,8 @@ pub(super) struct Hub {
     pub(super) log: Log,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: Limits,
+    /// Set before anybody comes.
+    pub(super) texts: Texts,
     pub(super) counters: Counters,
     pub(super) readers: Arc<Semaphore>,
     /// A session expiry or a delayed will was set.
@@ -114,6 +116,7 @@ impl Hub {
             log,
             clock,
             limits,
+            texts: Texts::default(),
             counters: Counters::default(),
             readers: Arc::new(Semaphore::new(READERS)),
             timers_changed: Notify::new(),

@@ -49,6 +49,7 @@ use crate::log::{Log, ReadError};
 use crate::mqtt::session::Limits;
 use crate::router::{Capture, QueueLimits, RestoreReport, Restorer, Router, RouterLimits, SESSIONS_STREAM, Streams};
 use admission::{AdmissionLimits, ListenerLimits};
+use handshake::Texts;
 use hub::Hub;
 use listener::Gate;
 use rate::Rate;
@@ -191,15 +192,13 @@ impl Broker {
                 tracing::warn!(%addr, "anybody who reaches this listener may connect: it lets in anonymous clients");
             }
         }
-        let hub = Arc::new(Hub::new(
-            router,
-            auth,
-            log,
-            clock,
-            limits,
-            admission_limits(config),
-            usize_of(config.auth.max_waiting),
-        ));
+        let mut hub =
+            Hub::new(router, auth, log, clock, limits, admission_limits(config), usize_of(config.auth.max_waiting));
+        hub.texts = Texts {
+            server_reference: mqtt.server_reference.clone(),
+            response_information: mqtt.response_information.clone(),
+        };
+        let hub = Arc::new(hub);
         let (phase, receiver) = watch::channel(Phase::Running);
         let shutdown = Shutdown(receiver);
         let mut tasks = JoinSet::new();

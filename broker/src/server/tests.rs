@@ -3,6 +3,7 @@
 mod aliases;
 mod limits;
 mod memory;
+mod references;
 mod tokens;
 
 use std::path::Path;
@@ -55,6 +56,8 @@ fn config(dir: &Path) -> Config {
             max_retained_msgs: 100,
             max_retained_bytes: 100_000,
             sys_interval: Duration::ZERO,
+            server_reference: None,
+            response_information: None,
             max_keep_alive: 0,
         },
         auth: config::Auth { max_waiting: 10, ..config::Auth::default() },

@@ -462,6 +462,11 @@ impl Session {
 
     /// Ends the connection from our side; a v5 client is told why.
     pub fn close(&mut self, reason: ReasonCode, detail: &'static str) {
+        self.close_towards(reason, detail, None);
+    }
+
+    /// The same, with the servers to use instead: for [`ReasonCode::UseAnotherServer`] and [`ReasonCode::ServerMoved`] (4.11).
+    pub fn close_towards(&mut self, reason: ReasonCode, detail: &'static str, servers: Option<&str>) {
         if self.closed {
             return;
         }
@@ -472,7 +477,7 @@ impl Session {
                 session_expiry: None,
                 reason_string: self.problem_information.then(|| detail.to_owned()),
                 user: Vec::new(),
-                server_reference: None,
+                server_reference: servers.map(str::to_owned),
             }));
         }
         self.end(Close { by: ClosedBy::Us, reason, detail });

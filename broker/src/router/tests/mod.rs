@@ -155,6 +155,7 @@ pub(super) fn agreed(client_id: &str, expiry: u32, clean_start: bool) -> Negotia
         max_packet_bytes: None,
         topic_alias_maximum: 0,
         problem_information: true,
+        response_information: None,
         will: None,
     }
 }
