@@ -267,6 +267,12 @@ fn client_counters(broker: &BrokerStats) -> Vec<Counter> {
             broker.queues_full,
             "Messages that the bound of all queues together kept out of queues with room.",
         ),
+        counter(
+            "sessions_of_others_total",
+            None,
+            router.sessions_of_others,
+            "Kept sessions that ended because another user came with their client id.",
+        ),
         counter("sessions_expired_total", None, router.sessions_expired, "Sessions that expired."),
         counter(
             "session_lost_total",
