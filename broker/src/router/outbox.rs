@@ -225,16 +225,15 @@ impl Outbox {
         positions
     }
 
-    /// Takes out what is for shared subscriptions.
-    pub(super) fn take_shared(&mut self, queues: &mut Queues) -> Vec<Delivery> {
-        let mut taken = Vec::new();
-        if self.queue.iter().any(|d| d.share.is_some()) {
-            let (shared, rest): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(|d| d.share.is_some());
-            self.queued_bytes -= shared.iter().map(|d| d.message.cost_bytes()).sum::<usize>();
-            self.queue = rest.into();
-            shared.iter().for_each(|delivery| queues.left(delivery));
-            taken = shared;
+    /// Takes some out, in their order.
+    pub(super) fn take_out(&mut self, queues: &mut Queues, which: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        if !self.queue.iter().any(&which) {
+            return Vec::new();
         }
+        let (taken, rest): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(which);
+        self.queued_bytes -= taken.iter().map(|d| d.message.cost_bytes()).sum::<usize>();
+        taken.iter().for_each(|delivery| queues.left(delivery));
+        self.queue = rest.into();
         taken
     }
 

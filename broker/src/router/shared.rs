@@ -5,7 +5,8 @@
 //! the server reads for all groups, whenever a member has room.
 //!
 //! What a member got and did not acknowledge goes back to the group when its connection ends, and to another member: messages
-//! that were still queued, and those of QoS 1 in flight (4.8.2 allows it). Those of QoS 2 in flight stay with the session
+//! that were still queued, and those of QoS 1 in flight (4.8.2 allows it). A member that unsubscribes gives back only what was still
+//! queued, and goes on with what is in flight [MQTT-3.10.4-3]; it is in its own record from then on. Those of QoS 2 in flight stay with the session
 //! [MQTT-4.8.2-4], and end with it [MQTT-4.8.2-5]. So that messages can move, all with QoS > 0 that match a group are stored.
 //!
 //! A group with a member whose session is kept has a record in table 20: where a reader must begin so that it meets everything
@@ -168,8 +169,8 @@ impl Shares {
         let Some(&share) = self.by_filter.get(filter) else { return (0, false) };
         if let Some(member) = self.members.get_mut(&key) {
             member.groups.retain(|g| *g != share);
-            member.held.retain(|(g, ..)| *g != share);
-            if member.groups.is_empty() {
+            // What it has of the group in flight stays known: should it come back to the group, the group answers for it again.
+            if member.groups.is_empty() && member.held.is_empty() {
                 self.members.remove(&key);
             }
         }
@@ -208,8 +209,15 @@ impl Shares {
         }
     }
 
-    pub(super) fn exists(&self, share: ShareId) -> bool {
-        self.groups.contains_key(&share)
+    /// Whether the group answers for what the session has of it in flight.
+    pub(super) fn is_member(&self, key: SessionKey, share: ShareId) -> bool {
+        self.members.get(&key).is_some_and(|member| member.groups.contains(&share))
+    }
+
+    /// The group of this filter, if others than this session are in it.
+    fn of_others(&self, filter: &TopicFilter, key: SessionKey) -> Option<ShareId> {
+        let share = *self.by_filter.get(filter)?;
+        self.groups[&share].members.iter().any(|m| m.key != key).then_some(share)
     }
 }
 
@@ -349,19 +357,26 @@ impl Router {
         }
         let changed = before != member.held.len();
         self.shares.wake |= member.groups.iter().any(|g| self.shares.behind.contains(g));
+        if member.groups.is_empty() && member.held.is_empty() {
+            self.shares.members.remove(&key);
+        }
         if changed {
             self.shares_changed();
         }
     }
 
-    /// The connection of a member ends: what it has not acknowledged goes back.
-    pub(super) fn take_back(&mut self, key: SessionKey, in_flight: &mut VecDeque<InFlight>) {
+    /// The connection of a member ends: what it has not acknowledged goes back. But a session that is kept and has left the group
+    /// goes on with what it had begun [MQTT-3.10.4-3].
+    pub(super) fn take_back(&mut self, key: SessionKey, persists: bool, in_flight: &mut VecDeque<InFlight>) {
         if let Some(member) = self.shares.members.get_mut(&key) {
             *member = MemberOf { groups: std::mem::take(&mut member.groups), ..MemberOf::default() };
+            if member.groups.is_empty() {
+                self.shares.members.remove(&key);
+            }
         }
         let queued =
             self.slots.get_mut(key.0 as usize).and_then(Option::as_mut).and_then(super::sessions::Slot::outbox_mut);
-        let queued = queued.map_or_else(Vec::new, |outbox| outbox.take_shared(&mut self.queues));
+        let queued = queued.map_or_else(Vec::new, |outbox| outbox.take_out(&mut self.queues, |d| d.share.is_some()));
         for delivery in queued {
             let origin = delivery.origin.filter(|_| delivery.qos > QoS::AtMostOnce);
             if !delivery.share.zip(origin).is_some_and(|(share, origin)| self.give_back(share, origin)) {
@@ -370,7 +385,7 @@ impl Router {
         }
         in_flight.retain_mut(|entry| {
             let Some(share) = entry.share.take() else { return true };
-            let moves = entry.stage == Stage::AwaitsAck;
+            let moves = entry.stage == Stage::AwaitsAck && (!persists || self.shares.is_member(key, share));
             !(moves && entry.origin.is_some_and(|origin| self.give_back(share, origin)))
         });
     }
@@ -385,6 +400,17 @@ impl Router {
         self.shares.wake = true;
         self.shares_changed();
         true
+    }
+
+    /// A member leaves its group for others, which get what it was not sent yet.
+    pub(super) fn return_queued(&mut self, filter: &TopicFilter, key: SessionKey) {
+        let Some(share) = self.shares.of_others(filter, key) else { return };
+        let Some(slot) = self.slots.get_mut(key.0 as usize).and_then(Option::as_mut) else { return };
+        let Some(outbox) = slot.outbox_mut() else { return };
+        let can_move = |d: &Delivery| d.share == Some(share) && d.qos > QoS::AtMostOnce && d.origin.is_some();
+        for origin in outbox.take_out(&mut self.queues, can_move).into_iter().filter_map(|d| d.origin) {
+            self.give_back(share, origin);
+        }
     }
 
     pub(super) fn leave_group(&mut self, filter: &TopicFilter, key: SessionKey) {
