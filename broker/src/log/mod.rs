@@ -38,6 +38,7 @@ mod record;
 mod records;
 mod report;
 mod restore;
+mod scan;
 mod sealer;
 mod shared;
 mod staging;
