@@ -238,4 +238,6 @@ async fn a_kept_session_is_not_given_to_another_user() {
     device.disconnect().await;
     let (_device, connack) = Device::connect(broker.mqtt(), boss()).await;
     assert_eq!(connack["session_present"], true, "{connack}");
+    let count = broker.metrics().await.value("headwater_sessions_of_others_total", &[]);
+    assert_eq!(count.to_bits(), 1.0_f64.to_bits());
 }

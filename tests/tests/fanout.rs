@@ -9,7 +9,7 @@ use headwater_tests::mosquitto::{Subscriber, publish_lines};
 /// Four publishers as fast as they can to four subscribers with QoS 1. Queues hold 500 messages: most come from the log.
 #[tokio::test]
 async fn four_publishers_to_four_subscribers_arrive_complete_and_in_order() {
-    let each: usize = std::env::var("HEADWATER_FANOUT_MSGS").map_or(2_000, |n| n.parse().expect("a number"));
+    let each: usize = std::env::var("HEADWATER_FANOUT_MSGS").map_or(10_000, |n| n.parse().expect("a number"));
     let gateway = Gateway::new("gw-1").stream("s", &["fan/#"]);
     let broker = gateway.start().await;
     let address = broker.mqtt();

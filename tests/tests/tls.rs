@@ -1,5 +1,6 @@
 //! Listeners that speak TLS, towards Mosquitto's tools: certificates of both sides, names from them, revocation, reload.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use headwater_tests::certificates::{Authority, Files};
@@ -9,6 +10,8 @@ use headwater_tests::port::Port;
 use headwater_tests::process::Finished;
 use headwater_tests::wait::{PATIENCE, until};
 use rustix::process::Signal;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
@@ -60,6 +63,62 @@ async fn messages_of_any_size_travel_over_tls_both_ways() {
     })
     .await;
     assert!(broker.stop().success());
+}
+
+/// A proxy in front of the broker that says for whom it connects, in version 2 of the PROXY protocol with an extension, and passes on the
+/// rest as it comes. Its clients are told apart by port numbers from 40,001 on.
+async fn in_front_of(broker: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        for port in 40_001_u16.. {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            let mut server = TcpStream::connect(broker).await.expect("the broker listens");
+            let addresses = [198, 51, 100, 7, 192, 0, 2, 9];
+            let ports = [port.to_be_bytes(), 8883_u16.to_be_bytes()].concat();
+            // The name that the client asked for (PP2_TYPE_AUTHORITY), as a proxy that looks into TLS would say it.
+            let extension = b"\x02\0\x02gw";
+            let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x11"[..], &addresses, &ports, extension].concat();
+            server.write_all(&header).await.expect("the broker reads");
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_proxy_tls_begins_after_the_header() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut authority = Authority::new(dir.path());
+    let own = authority.issue("own", "broker");
+    let port = Port::lease();
+    let listener = format!(
+        "[[listener]]\nkind = \"mqtts\"\nbind = \"{}\"\nanonymous = true\nproxy_protocol = true\n\
+         [listener.tls]\ncert_file = {:?}\nkey_file = {:?}\n",
+        port.address(),
+        text(&own.cert),
+        text(&own.key)
+    );
+    let gateway = gateway("gw-1", &own, "").with(&listener);
+    let broker = gateway.start().await;
+    // The tools block this thread; what stands between runs on others.
+    let proxy = in_front_of(port.address()).await;
+    let ca = text(&authority.file());
+    let mut subscriber = Subscriber::start(proxy, &["-i", "behind", "-t", "a/b", "-q", "1", "--cafile", &ca]);
+    let big = "x".repeat(100_000);
+    assert_eq!(mosquitto::publish(proxy, &["-t", "a/b", "-m", &big, "-q", "1", "--cafile", &ca]).code, Some(0));
+    assert_eq!(subscriber.messages(1)[0].len(), "a/b 1 0 ".len() + big.len());
+    let clients = broker.page("/api/v1/clients").await.json().to_string();
+    assert!(clients.contains("198.51.100.7:40001"), "{clients}");
+    // Without a header, TLS is none; and a header is none where TLS is expected.
+    for (address, reason) in [(port.address(), "proxy_header"), (in_front_of(broker.mqtt()).await, "tls")] {
+        assert_ne!(mosquitto::publish(address, &["-t", "a", "-m", "x", "--cafile", &ca]).code, Some(0));
+        until(PATIENCE, "the refusal to be counted", || async {
+            let count = broker.metrics().await.value("headwater_connections_refused_total", &[("reason", reason)]);
+            if count >= 1.0 { Ok(()) } else { Err(format!("{reason}: {count}")) }
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -182,7 +182,10 @@ fn filter(text: &str) -> Result<TopicFilter, String> {
 
 /// The pattern with the client's names in it; `None` if it takes in a user name and there is none. In one pass: what a name holds is a name,
 /// also where it reads `%c`.
-fn filled(pattern: &str, username: Option<&str>, client_id: &str) -> Result<Option<String>, UnsafeName> {
+///
+/// # Errors
+/// A name that cannot be one level of a topic.
+pub(crate) fn filled(pattern: &str, username: Option<&str>, client_id: &str) -> Result<Option<String>, UnsafeName> {
     let mut text = String::with_capacity(pattern.len() + client_id.len());
     let mut rest = pattern;
     while let Some(at) = rest.find('%') {

@@ -140,12 +140,18 @@ pub struct Mqtt {
     pub max_queued_msgs: u32,
     /// Bytes queued in memory towards one client.
     pub max_queued_bytes: u32,
+    /// Bytes queued in memory towards all clients together.
+    pub max_queued_bytes_total: u32,
     /// Retained messages.
     pub max_retained_msgs: u32,
     /// Bytes of retained messages.
     pub max_retained_bytes: u64,
     /// How often figures below `$SYS` are published while somebody subscribes to them; 0 = there are none.
     pub sys_interval: Duration,
+    /// Other servers, told to MQTT 5 clients that find no room here or are sent away by a shutdown.
+    pub server_reference: Option<String>,
+    /// The topics that a client may use for replies, told to one that asks; with `%c` and `%u` for its names.
+    pub response_information: Option<String>,
     /// Largest keep alive; a larger or absent one is replaced by this on MQTT 5 (Server Keep Alive). 0 = no limit.
     pub max_keep_alive: u16,
 }

@@ -123,9 +123,12 @@ pub(crate) struct RawMqtt {
     pub(crate) max_subscriptions: Key<u32>,
     pub(crate) max_queued_msgs: Key<u32>,
     pub(crate) max_queued_bytes: Key<Size>,
+    pub(crate) max_queued_bytes_total: Key<Size>,
     pub(crate) max_retained_msgs: Key<u32>,
     pub(crate) max_retained_bytes: Key<Size>,
     pub(crate) sys_interval: Key<Span>,
+    pub(crate) server_reference: Key<Option<String>>,
+    pub(crate) response_information: Key<Option<String>>,
 }
 
 impl Default for RawMqtt {
@@ -144,9 +147,12 @@ impl Default for RawMqtt {
             max_subscriptions: 500.into(),
             max_queued_msgs: 500.into(),
             max_queued_bytes: Size(MIB).into(),
+            max_queued_bytes_total: Size(8 * MIB).into(),
             max_retained_msgs: 10_000.into(),
             max_retained_bytes: Size(16 * MIB).into(),
             sys_interval: Span::ms(10_000).into(),
+            server_reference: None.into(),
+            response_information: None.into(),
         }
     }
 }

@@ -15,6 +15,7 @@ use super::{listeners, streams, uplinks};
 use crate::auth::AuthFiles;
 use crate::auth::jwt::JwtConfig;
 use crate::log::{AckPolicy, BlockCodec};
+use crate::mqtt::topic::TopicName;
 
 /// G2's smallest budget: below it the staging log, the reserve and a few epochs do not fit.
 const MIN_DISK_BYTES: Size = Size(32 * MIB);
@@ -86,6 +87,18 @@ impl Check<'_> {
         let fits = (low..=high).contains(&key.value);
         self.demand(key, fits, |value| format!("expected a time from {low} to {high}, found {value}"));
         key.value.0
+    }
+
+    /// A text that may be left away.
+    pub(super) fn text(
+        &mut self,
+        key: &Key<Option<String>>,
+        expected: &str,
+        holds: impl FnOnce(&str) -> bool,
+    ) -> Option<String> {
+        let text = key.value.as_deref().unwrap_or_default();
+        self.demand(key, key.value.is_none() || holds(text), |_| format!("expected {expected}, found {text:?}"));
+        key.value.clone()
     }
 
     /// A number that must not be zero.
@@ -235,11 +248,18 @@ fn auth(raw: &RawAuth, check: &mut Check<'_>) -> Auth {
     Auth { files, max_waiting: check.positive(&raw.max_waiting) }
 }
 
+/// Told to clients in CONNACK and DISCONNECT, which should stay small.
+const MAX_TEXT_BYTES: usize = 1024;
+
 fn mqtt(raw: &RawMqtt, check: &mut Check<'_>) -> Mqtt {
     let max_packet_bytes = check.size_u32(&raw.max_packet_bytes, Size(KIB), MAX_PACKET_BYTES);
     let max_queued_bytes = check.size_u32(&raw.max_queued_bytes, Size(KIB), Size(GIB));
     check.demand(&raw.max_queued_bytes, max_queued_bytes >= max_packet_bytes, |value| {
         format!("expected at least max_packet_bytes ({}), found {value}", raw.max_packet_bytes.value)
+    });
+    let max_queued_bytes_total = check.size_u32(&raw.max_queued_bytes_total, Size(KIB), Size(GIB));
+    check.demand(&raw.max_queued_bytes_total, max_queued_bytes_total >= max_queued_bytes, |value| {
+        format!("expected at least max_queued_bytes ({}), found {value}", raw.max_queued_bytes.value)
     });
     check.demand(&raw.receive_maximum, raw.receive_maximum.value > 0, |_| "expected at least 1, found 0".to_owned());
     let max_connections = check.positive(&raw.max_connections);
@@ -249,6 +269,12 @@ fn mqtt(raw: &RawMqtt, check: &mut Check<'_>) -> Mqtt {
     let keep_alive = check.time(&raw.max_keep_alive, Span::ms(0), Span::ms(65_535_000));
     check.demand(&raw.max_keep_alive, keep_alive.subsec_millis() == 0, |value| {
         format!("expected whole seconds, found {value}")
+    });
+    let server_reference = check.text(&raw.server_reference, "one server or several", |text| {
+        text.len() <= MAX_TEXT_BYTES && !text.trim().is_empty() && !text.contains(char::is_control)
+    });
+    let response_information = check.text(&raw.response_information, "the beginning of a topic", |text| {
+        text.len() <= MAX_TEXT_BYTES && text.replace("%c", "c").replace("%u", "u").parse::<TopicName>().is_ok()
     });
     Mqtt {
         max_connections,
@@ -263,8 +289,11 @@ fn mqtt(raw: &RawMqtt, check: &mut Check<'_>) -> Mqtt {
         max_subscriptions: check.positive(&raw.max_subscriptions),
         max_queued_msgs: check.positive(&raw.max_queued_msgs),
         max_queued_bytes,
+        max_queued_bytes_total,
         max_retained_msgs: raw.max_retained_msgs.value,
         max_retained_bytes: raw.max_retained_bytes.value.0,
+        server_reference,
+        response_information,
         sys_interval: check.time(&raw.sys_interval, Span::ms(0), Span::ms(86_400_000)),
         max_keep_alive: u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX),
     }
@@ -450,6 +479,9 @@ mod tests {
         for (text, expected) in [
             ("[disk]\nmax_bytes = \"31MiB\"", "expected at least 32MiB, found 31MiB"),
             ("[mqtt]\nmax_queued_bytes = \"64KiB\"", "expected at least max_packet_bytes (1MiB)"),
+            ("[mqtt]\nserver_reference = \" \"", "expected one server or several, found \" \""),
+            ("[mqtt]\nresponse_information = \"r/#\"", "expected the beginning of a topic, found \"r/#\""),
+            ("[mqtt]\nmax_queued_bytes_total = \"512KiB\"", "expected at least max_queued_bytes (1MiB)"),
             ("[mqtt]\nmax_sessions = 10", "expected at least max_connections (10000)"),
             ("[mqtt]\nmax_keep_alive = \"1500ms\"", "expected whole seconds"),
             ("[[stream]]\nname = \"m\"\ntopics = [\"#\"]\nstorage = \"memory\"", "needs `max_bytes`"),

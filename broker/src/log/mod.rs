@@ -47,6 +47,7 @@ mod records;
 mod report;
 mod restore;
 mod room;
+mod scan;
 mod sealer;
 mod shared;
 mod staging;

@@ -254,23 +254,8 @@ impl Shared {
         Ok(self.table_record(table, hash)?.map(|(_, value)| value))
     }
 
-    /// See `Log::table_scan`.
-    pub(super) fn table_scan(&self, table: TableId, visit: &mut dyn FnMut(&[u8], Bytes)) -> Result<(), ReadError> {
-        let mut all = self.lock().tables.all(table.0);
-        // As they lie, so that every block is unpacked once.
-        all.sort_unstable_by_key(|(_, live)| match live.place {
-            Place::Epoch { epoch, ordinal } => (0, u64::from(epoch), ordinal),
-            Place::Tail { group, index } => (1, group, index),
-        });
-        for (hash, _) in all {
-            if let Some((key, value)) = self.table_record(table, hash)? {
-                visit(&key, value);
-            }
-        }
-        Ok(())
-    }
-
-    fn table_record(&self, table: TableId, hash: u128) -> Result<Option<(Bytes, Bytes)>, ReadError> {
+    /// The live record of a key, by its hash.
+    pub(super) fn table_record(&self, table: TableId, hash: u128) -> Result<Option<(Bytes, Bytes)>, ReadError> {
         for _ in 0..MAX_LOOKS {
             let live = self.lock().tables.live(table.0, hash);
             let Some(Live { place, .. }) = live else { return Ok(None) };

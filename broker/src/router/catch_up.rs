@@ -13,7 +13,7 @@ use crate::auth::acl::Use;
 use crate::log::{Item, ReadBatch, Seq, StoredMessage, StreamId};
 use crate::mqtt::packet::QoS;
 use crate::mqtt::properties::decode_stored;
-use crate::mqtt::session::{Delivery, Message, Origin};
+use crate::mqtt::session::{Delivery, Message, Origin, QueueCount};
 use crate::mqtt::topic::TopicName;
 
 /// Bit of the tag that says: kept for one session to be sent again, not for readers of the stream.
@@ -236,6 +236,7 @@ impl Router {
             retain: retain_of(stored.tag),
             properties: properties.map(Box::new),
             received,
+            queues: QueueCount::default(),
         }))
     }
 

@@ -6,12 +6,13 @@
 //!
 //! Its files: [`streams`](Streams) which stream captures a topic; `publish` the way of a message; `sessions` who is there and what
 //! outlives a connection; `subscribe`; `shared` subscriptions; `sys` figures; `outbox` the queue of a connected client, with the argument why nothing is lost between
-//! queue and log; `catch_up` the reader that a slow or returning client becomes; `retained`; `record` and `tables` what is on
+//! queue and log; `queues` their bounds; `catch_up` the reader that a slow or returning client becomes; `retained`; `record` and `tables` what is on
 //! disk; `restore` how it comes back.
 
 mod catch_up;
 mod outbox;
 mod publish;
+mod queues;
 mod record;
 mod restore;
 mod retained;
@@ -30,8 +31,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub use catch_up::{CatchUp, Page, Step};
-pub use outbox::QueueLimits;
 pub use publish::{Publisher, Refusal, Routed, Stop};
+pub use queues::QueueLimits;
 pub use restore::{RestoreReport, Restorer};
 pub use retained::Replay;
 pub use sessions::{AttachError, Attached, Detached, Leaving, Progress};
@@ -46,6 +47,7 @@ use crate::mqtt::packet::SubscriptionOptions;
 use crate::mqtt::session::Delivery;
 use outbox::Outbox;
 use publish::Scratch;
+use queues::Queues;
 use retained::RetainedIndex;
 use sessions::Slot;
 use shared::Shares;
@@ -78,7 +80,7 @@ pub struct RouterLimits {
     pub max_sessions: usize,
     /// Subscriptions of one session.
     pub max_subscriptions: usize,
-    /// Queue of each connected client.
+    /// Queues of connected clients.
     pub queue: QueueLimits,
     /// Retained messages.
     pub max_retained_msgs: usize,
@@ -154,7 +156,7 @@ pub struct Router {
     /// Sessions whose delayed will was published: their records still have it.
     published_wills: Vec<SessionKey>,
     subscriptions: usize,
-    online: usize,
+    queues: Queues,
     max_online: usize,
     /// Session expiry and delayed wills.
     timers: BTreeSet<(Monotonic, SessionKey)>,
@@ -195,7 +197,7 @@ impl Router {
             owners: HashMap::new(),
             published_wills: Vec::new(),
             subscriptions: 0,
-            online: 0,
+            queues: Queues::new(limits.queue),
             max_online: 0,
             timers: BTreeSet::new(),
             deletes: Vec::new(),
@@ -207,7 +209,11 @@ impl Router {
 
     /// Takes deliveries for a connection out of its queue: QoS 0 ones and up to `window` others, in order, until `max_bytes` are reached.
     pub fn pull(&mut self, key: SessionKey, window: usize, max_bytes: usize, out: &mut Vec<Delivery>) -> Pull {
-        let Some(outbox) = self.outbox_mut(key) else { return Pull::Idle };
+        let Some(slot) = self.slots.get_mut(key.0 as usize).and_then(Option::as_mut) else { return Pull::Idle };
+        let Some(outbox) = slot.outbox_mut() else { return Pull::Idle };
+        if self.queues.scarce() && !outbox.is_empty() {
+            self.shares.room_again();
+        }
         let mut window = window;
         let mut bytes = 0;
         if outbox.deliverable() {
@@ -221,7 +227,7 @@ impl Router {
                     window -= 1;
                 }
                 bytes += front.message.cost_bytes();
-                out.extend(outbox.pop());
+                out.extend(outbox.pop(&mut self.queues));
                 if bytes >= max_bytes {
                     return Pull::More;
                 }
@@ -262,7 +268,19 @@ impl Router {
     /// Sessions known, sessions connected, subscriptions.
     #[must_use]
     pub fn sizes(&self) -> (usize, usize, usize) {
-        (self.by_client.len(), self.online, self.subscriptions)
+        (self.by_client.len(), self.queues.clients, self.subscriptions)
+    }
+
+    /// Bytes in the queues of all connected clients, and messages that [`QueueLimits::max_bytes_total`] kept out of queues which
+    /// had room themselves: of QoS 0 dropped, else left to the log where they are stored.
+    #[must_use]
+    pub fn queued(&self) -> (usize, u64) {
+        (self.queues.bytes(), self.queues.refused_msgs())
+    }
+
+    /// Whether [`QueueLimits::max_bytes_total`] kept messages out of queues since the last call.
+    pub fn take_queues_full(&mut self) -> bool {
+        self.queues.take_full()
     }
 
     /// Most sessions that were connected at once.
@@ -285,10 +303,6 @@ impl Router {
 
     fn slot_mut(&mut self, key: SessionKey) -> Option<&mut Slot> {
         self.slots.get_mut(key.0 as usize)?.as_mut()
-    }
-
-    fn outbox_mut(&mut self, key: SessionKey) -> Option<&mut Outbox> {
-        self.slot_mut(key)?.outbox_mut()
     }
 
     /// When a message of the log arrived, on this boot's clock: see [`crate::mqtt::session::Message::received`].

@@ -24,6 +24,7 @@
 
 use std::collections::VecDeque;
 
+use super::queues::{Queues, Room};
 use super::streams::{Positions, StreamIndex, Streams};
 use crate::log::Seq;
 use crate::mqtt::packet::QoS;
@@ -49,15 +50,6 @@ pub(super) struct Outbox {
     pub(super) own: OwnMessages,
 }
 
-/// Bounds of a queue.
-#[derive(Clone, Copy, Debug)]
-pub struct QueueLimits {
-    /// Messages.
-    pub max_msgs: usize,
-    /// Bytes, as [`crate::mqtt::session::Message::cost_bytes`] counts them.
-    pub max_bytes: usize,
-}
-
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
@@ -79,9 +71,8 @@ impl Outbox {
         Self { queue: VecDeque::new(), queued_bytes: 0, mode, woken: false, own: OwnMessages::default() }
     }
 
-    pub(super) fn has_room(&self, cost: usize, limits: QueueLimits) -> bool {
-        // One message always fits, however large: otherwise it could never be delivered live.
-        self.queue.is_empty() || (self.queue.len() < limits.max_msgs && self.queued_bytes + cost <= limits.max_bytes)
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -93,10 +84,9 @@ impl Outbox {
         &mut self,
         delivery: Delivery,
         place: Option<(StreamIndex, Seq)>,
-        limits: QueueLimits,
+        queues: &mut Queues,
         streams: &Streams,
     ) -> Pushed {
-        let cost = delivery.message.cost_bytes();
         let accepts = match (&self.mode, place) {
             (Mode::Live, _) => true,
             (Mode::CatchingUp { live_from: Some(from) }, Some((stream, seq))) => seq >= from[stream],
@@ -104,10 +94,20 @@ impl Outbox {
             (Mode::CatchingUp { live_from: Some(_) }, None) => true,
             (Mode::Lagging { .. } | Mode::CatchingUp { live_from: None }, _) => false,
         };
-        if accepts && self.has_room(cost, limits) {
-            self.queued_bytes += cost;
-            self.queue.push_back(delivery);
-            return Pushed::Queued { wake: !std::mem::replace(&mut self.woken, true) };
+        let room = if accepts {
+            queues.room(self, &delivery.message, delivery.subscription_ids.len())
+        } else {
+            Room::NotInQueue
+        };
+        match room {
+            Room::Yes => {
+                queues.entered(&delivery);
+                self.queued_bytes += delivery.message.cost_bytes();
+                self.queue.push_back(delivery);
+                return Pushed::Queued { wake: !std::mem::replace(&mut self.woken, true) };
+            }
+            Room::NotInTotal => queues.refused(),
+            Room::NotInQueue => {}
         }
         let Some((stream, seq)) = place.filter(|_| delivery.qos > QoS::AtMostOnce) else { return Pushed::Dropped };
         let mut dropped = 0;
@@ -121,7 +121,7 @@ impl Outbox {
                 Mode::CatchingUp { live_from } => {
                     *live_from = None;
                     dropped = self.unstored();
-                    self.clear();
+                    self.clear(queues);
                 }
                 Mode::Lagging { .. } => {}
             }
@@ -129,7 +129,9 @@ impl Outbox {
         Pushed::LeftToLog { wake: !std::mem::replace(&mut self.woken, true), dropped }
     }
 
-    fn clear(&mut self) {
+    /// Drops what is queued.
+    pub(super) fn clear(&mut self, queues: &mut Queues) {
+        self.queue.iter().for_each(|delivery| queues.left(delivery));
         self.queue = VecDeque::new();
         self.queued_bytes = 0;
     }
@@ -153,12 +155,13 @@ impl Outbox {
         self.queue.front()
     }
 
-    pub(super) fn pop(&mut self) -> Option<Delivery> {
+    pub(super) fn pop(&mut self, queues: &mut Queues) -> Option<Delivery> {
         let delivery = self.queue.pop_front()?;
+        queues.left(&delivery);
         self.queued_bytes -= delivery.message.cost_bytes();
         if self.queue.is_empty() {
             // An idle client holds no queue.
-            self.clear();
+            self.queue = VecDeque::new();
         }
         Some(delivery)
     }
@@ -222,15 +225,15 @@ impl Outbox {
         positions
     }
 
-    /// Takes out what is for shared subscriptions.
-    pub(super) fn take_shared(&mut self) -> Vec<Delivery> {
-        let mut taken = Vec::new();
-        if self.queue.iter().any(|d| d.share.is_some()) {
-            let (shared, rest): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(|d| d.share.is_some());
-            self.queued_bytes -= shared.iter().map(|d| d.message.cost_bytes()).sum::<usize>();
-            self.queue = rest.into();
-            taken = shared;
+    /// Takes some out, in their order.
+    pub(super) fn take_out(&mut self, queues: &mut Queues, which: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        if !self.queue.iter().any(&which) {
+            return Vec::new();
         }
+        let (taken, rest): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(which);
+        self.queued_bytes -= taken.iter().map(|d| d.message.cost_bytes()).sum::<usize>();
+        taken.iter().for_each(|delivery| queues.left(delivery));
+        self.queue = rest.into();
         taken
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::outbox::Pushed;
+use super::queues::{Room, entry_bytes};
 use super::record::{self, RetainedRecord, StampRecord};
 use super::sessions::Link;
 use super::streams::StreamIndex;
@@ -16,7 +17,9 @@ use crate::clock::Monotonic;
 use crate::log::{AppendError, Entry, NewMessage, Seq, Ticket};
 use crate::mqtt::packet::{Publish, QoS, ReasonCode, Version};
 use crate::mqtt::properties::encode_stored;
-use crate::mqtt::session::{AckTicket, Answer, AnswerResult, Delivery, Message, Origin};
+use crate::mqtt::session::{
+    AckTicket, Answer, AnswerResult, Delivery, Message, Origin, QueueCount, message_cost_bytes,
+};
 use crate::mqtt::topic::TopicName;
 
 /// Bytes of one append group, about: a group is one step of the log's writer and must fit its buffer.
@@ -186,23 +189,32 @@ impl Router {
         if let Some(stream) = self.streams.find(topic) {
             return Plan { stream: Some(stream), alone: publish.retain };
         }
-        let shared = publish.qos > QoS::AtMostOnce && self.shares.store(topic);
-        let needed = shared
-            || publish.qos > QoS::AtMostOnce && {
-                self.match_topic(topic, publisher);
-                let cost = 256 + topic.as_bytes().len() + publish.payload.len();
-                let matched = std::mem::take(&mut self.scratch.matched);
-                let needed = matched.iter().any(|m| {
-                    let Some(slot) = self.slot(m.key) else { return false };
-                    m.qos > QoS::AtMostOnce
-                        && !m.only_own
-                        && (slot.expiry.persists()
-                            || slot.outbox().is_some_and(|o| !o.is_live() || !o.has_room(cost, self.limits.queue)))
-                });
-                self.scratch.matched = matched;
-                needed
-            };
+        let needed = publish.qos > QoS::AtMostOnce && self.must_be_stored(publish, topic, publisher);
         Plan { stream: needed.then(|| self.streams.internal()), alone: true }
+    }
+
+    /// Whether somebody who gets the message with QoS > 0 may have to read it from the log.
+    fn must_be_stored(&mut self, publish: &Publish, topic: &TopicName, publisher: Publisher) -> bool {
+        let (groups, wanted) = self.shares.store(topic);
+        if wanted {
+            return true;
+        }
+        self.match_topic(topic, publisher);
+        let cost = message_cost_bytes(topic, &publish.payload, publish.properties.as_deref());
+        // IMPORTANT: what `fan_out` will do, in its order and not a byte less: who is found to have no room only there would lose it.
+        let mut bytes = self.queues.bytes() + cost + groups * entry_bytes(1);
+        let matched = std::mem::take(&mut self.scratch.matched);
+        let needed = matched.iter().filter(|m| !m.only_own).any(|m| {
+            let Some(slot) = self.slot(m.key) else { return false };
+            let added = entry_bytes(m.ids.len());
+            let fits = slot.outbox().is_none_or(|outbox| {
+                outbox.is_live() && self.queues.room_behind(outbox, cost, bytes, added) == Room::Yes
+            });
+            bytes += added;
+            m.qos > QoS::AtMostOnce && (slot.expiry.persists() || !fits)
+        });
+        self.scratch.matched = matched;
+        needed
     }
 
     fn append_and_fan_out(
@@ -362,6 +374,7 @@ impl Router {
                     retain: publish.retain,
                     properties: publish.properties.clone(),
                     received: now,
+                    queues: QueueCount::default(),
                 })
             }))
         };
@@ -401,7 +414,7 @@ impl Router {
             };
             let qos = delivery.qos;
             let was_live = online.outbox.is_live();
-            match online.outbox.push(delivery, place, self.limits.queue, &self.streams) {
+            match online.outbox.push(delivery, place, &mut self.queues, &self.streams) {
                 Pushed::Queued { wake } => {
                     if wake {
                         self.woken.push(m.key);

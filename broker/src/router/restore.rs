@@ -20,7 +20,7 @@ use crate::clock::Monotonic;
 use crate::log::{Seq, Stamp, TableId};
 use crate::mqtt::packet::{PacketId, PublishProperties, Will};
 use crate::mqtt::properties::decode_stored;
-use crate::mqtt::session::{InFlight, Message, Origin, ReceivedIds, SessionExpiry, SessionState, Stage};
+use crate::mqtt::session::{InFlight, Message, Origin, QueueCount, ReceivedIds, SessionExpiry, SessionState, Stage};
 use crate::mqtt::topic::{TopicFilter, TopicName};
 
 /// Fills a router from the tables of the log: give it every entry of [`Restorer::TABLES`], in that order, then finish.
@@ -99,6 +99,7 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
             retain: true,
             properties: properties(record.properties)?,
             received: self.router.received(Stamp { boot, at: Monotonic(at) }),
+            queues: QueueCount::default(),
         };
         if !self.router.retained.has_room(&message.topic, message.cost_bytes()) {
             self.report.retained_beyond_bounds += 1;

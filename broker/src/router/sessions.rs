@@ -202,8 +202,8 @@ impl Router {
         let key = self.insert_slot(slot);
         self.set_owner(key, agreed);
         self.by_client.insert(client_id, key);
-        self.online += 1;
-        self.max_online = self.max_online.max(self.online);
+        self.queues.clients += 1;
+        self.max_online = self.max_online.max(self.queues.clients);
         Ok(Attached { key, present: false, state: SessionState::default(), catch_up: None, replays: Vec::new(), will })
     }
 
@@ -262,8 +262,8 @@ impl Router {
         for at in [ends, will.map(|(at, _)| at)].into_iter().flatten() {
             self.timers.remove(&(at, key));
         }
-        self.online += 1;
-        self.max_online = self.max_online.max(self.online);
+        self.queues.clients += 1;
+        self.max_online = self.max_online.max(self.queues.clients);
         Some(Attached { key, present: true, state, catch_up, replays, will: None })
     }
 
@@ -271,7 +271,7 @@ impl Router {
     pub fn detach(&mut self, now: Monotonic, key: SessionKey, leaving: Leaving<'_>) -> Detached {
         let boot = self.boot;
         let Leaving { mut state, reading, replays, expiry, will } = leaving;
-        self.take_back(key, &mut state.in_flight);
+        self.take_back(key, expiry.persists(), &mut state.in_flight);
         let streams = &self.streams;
         let Some(slot) = self.slots.get_mut(key.0 as usize).and_then(Option::as_mut) else {
             return Detached { will, persists: false };
@@ -280,9 +280,10 @@ impl Router {
         let will = will.filter(|will| slot.may(Use::Write, &will.topic));
         let Link::Online(online) = &mut slot.link else { return Detached { will, persists: false } };
         slot.expiry = expiry;
-        self.online -= 1;
+        self.queues.clients -= 1;
         if !expiry.persists() {
             self.counters.dropped_disconnected += online.outbox.len() as u64;
+            online.outbox.clear(&mut self.queues);
             if slot.stored {
                 let client_id = Arc::clone(&slot.client_id);
                 self.delete_received(&state, &client_id);
@@ -293,6 +294,7 @@ impl Router {
         self.counters.dropped_disconnected += online.outbox.unstored() as u64;
         let positions = online.outbox.positions(reading, streams);
         let own = std::mem::take(&mut online.outbox.own);
+        online.outbox.clear(&mut self.queues);
         let ends = expiry.duration().map(|d| now + d);
         // The will waits for its delay or the end of the session, whichever comes first (3.1.3.2.2).
         let (will_now, will_later) = match will {
@@ -394,7 +396,7 @@ impl Router {
         while let Some(&key) = self.published_wills.last() {
             // With a connection it has a new record.
             if let Some(slot) = self.slot(key).filter(|slot| slot.stored && slot.outbox().is_none()) {
-                let value = self.progress_record(slot, None);
+                let value = self.progress_record(key, slot, None);
                 let client_id = slot.client_id.as_bytes();
                 store.append(&[
                     Entry::Put { table: PROGRESS, key: client_id, value: &value },
@@ -420,7 +422,7 @@ impl Router {
     ) -> Result<Ticket, AppendError> {
         self.flush_deletes(store)?;
         let Some(slot) = self.slot(key).filter(|s| s.expiry.persists()) else { return Ok(Ticket(0)) };
-        let value = self.progress_record(slot, Some(progress));
+        let value = self.progress_record(key, slot, Some(progress));
         let client_id = slot.client_id.as_bytes();
         let will = will.map(|will| record::encode(&will_record(will)));
         let mut group = vec![Entry::Put { table: PROGRESS, key: client_id, value: &value }];
@@ -476,7 +478,7 @@ impl Router {
             })
             .collect();
         let session = record::encode(&SessionRecord { subscriptions });
-        let progress = self.progress_record(slot, Some(progress));
+        let progress = self.progress_record(key, slot, Some(progress));
         let client_id = slot.client_id.as_bytes();
         let shares = self.share_records(key);
         let mut group = vec![
@@ -509,7 +511,7 @@ impl Router {
             // It was detached, and has a new connection by now, which saves it.
             return Ok(Ticket(0));
         }
-        let value = self.progress_record(slot, progress);
+        let value = self.progress_record(key, slot, progress);
         let client_id = slot.client_id.as_bytes();
         let mut group = vec![Entry::Put { table: PROGRESS, key: client_id, value: &value }];
         // Without a connection, the will was published, waits in this record, or is not wanted any more.
@@ -543,7 +545,7 @@ impl Router {
         }
     }
 
-    fn progress_record(&self, slot: &Slot, progress: Option<Progress<'_>>) -> Vec<u8> {
+    fn progress_record(&self, key: SessionKey, slot: &Slot, progress: Option<Progress<'_>>) -> Vec<u8> {
         let record = match &slot.link {
             Link::Online(online) => {
                 let no_messages = VecDeque::new();
@@ -553,9 +555,10 @@ impl Router {
                     expiry: slot.expiry.0,
                     offline_since: None,
                     positions: by_number(&online.outbox.positions(reading, &self.streams), &self.streams),
-                    // What a group would give to another member is in the group's record.
+                    // What its group would give to another member is in the group's record, which a group with a member that is
+                    // kept has.
                     in_flight: in_flight_records(in_flight.iter().filter(|e| {
-                        e.stage != Stage::AwaitsAck || !e.share.is_some_and(|share| self.shares.exists(share))
+                        e.stage != Stage::AwaitsAck || !e.share.is_some_and(|share| self.shares.is_member(key, share))
                     })),
                     next_packet_id: in_flight.back().map_or(1, |e| e.packet_id.0.get().wrapping_add(1)),
                     own: own_records(&online.outbox.own, &self.streams),

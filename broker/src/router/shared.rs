@@ -5,7 +5,8 @@
 //! the server reads for all groups, whenever a member has room.
 //!
 //! What a member got and did not acknowledge goes back to the group when its connection ends, and to another member: messages
-//! that were still queued, and those of QoS 1 in flight (4.8.2 allows it). Those of QoS 2 in flight stay with the session
+//! that were still queued, and those of QoS 1 in flight (4.8.2 allows it). A member that unsubscribes gives back only what was still
+//! queued, and goes on with what is in flight [MQTT-3.10.4-3]; it is in its own record from then on. Those of QoS 2 in flight stay with the session
 //! [MQTT-4.8.2-4], and end with it [MQTT-4.8.2-5]. So that messages can move, all with QoS > 0 that match a group are stored.
 //!
 //! A group with a member whose session is kept has a record in table 20: where a reader must begin so that it meets everything
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use super::catch_up::TAG_COPY;
 use super::outbox::Pushed;
+use super::queues::Room;
 use super::record::{ShareRecord, encode, qos_of};
 use super::sessions::by_number;
 use super::streams::{Positions, StreamIndex};
@@ -109,13 +111,21 @@ enum Handed {
 }
 
 impl Shares {
-    /// Whether a message to this topic must be stored, so that it can move between members.
-    pub(super) fn store(&self, topic: &TopicName) -> bool {
-        let mut wanted = false;
+    /// The groups that a message to this topic is for, and whether it must be stored, so that it can move between members.
+    pub(super) fn store(&self, topic: &TopicName) -> (usize, bool) {
+        let (mut count, mut wanted) = (0, false);
         if !self.groups.is_empty() {
-            self.trie.matches(topic, &mut |id, ()| wanted |= self.groups[&id].wants_acknowledged());
+            self.trie.matches(topic, &mut |id, ()| {
+                count += 1;
+                wanted |= self.groups[&id].wants_acknowledged();
+            });
         }
-        wanted
+        (count, wanted)
+    }
+
+    /// Queues have become shorter: who could give nothing to anybody may try again.
+    pub(super) fn room_again(&mut self) {
+        self.wake |= !self.behind.is_empty();
     }
 
     /// Adds a member to the filter's group, or changes what it asked for.
@@ -159,8 +169,8 @@ impl Shares {
         let Some(&share) = self.by_filter.get(filter) else { return (0, false) };
         if let Some(member) = self.members.get_mut(&key) {
             member.groups.retain(|g| *g != share);
-            member.held.retain(|(g, ..)| *g != share);
-            if member.groups.is_empty() {
+            // What it has of the group in flight stays known: should it come back to the group, the group answers for it again.
+            if member.groups.is_empty() && member.held.is_empty() {
                 self.members.remove(&key);
             }
         }
@@ -199,8 +209,15 @@ impl Shares {
         }
     }
 
-    pub(super) fn exists(&self, share: ShareId) -> bool {
-        self.groups.contains_key(&share)
+    /// Whether the group answers for what the session has of it in flight.
+    pub(super) fn is_member(&self, key: SessionKey, share: ShareId) -> bool {
+        self.members.get(&key).is_some_and(|member| member.groups.contains(&share))
+    }
+
+    /// The group of this filter, if others than this session are in it.
+    fn of_others(&self, filter: &TopicFilter, key: SessionKey) -> Option<ShareId> {
+        let share = *self.by_filter.get(filter)?;
+        self.groups[&share].members.iter().any(|m| m.key != key).then_some(share)
     }
 }
 
@@ -228,7 +245,8 @@ impl Router {
         let any = !found.is_empty();
         for id in found.drain(..) {
             let group = &self.shares.groups[&id];
-            let stored = place.filter(|_| qos > QoS::AtMostOnce && group.wants_acknowledged());
+            let acknowledged = qos > QoS::AtMostOnce && group.wants_acknowledged();
+            let stored = place.filter(|_| acknowledged);
             if stored.is_some() && group.cursor.is_some() {
                 // Behind what is being read.
                 continue;
@@ -244,7 +262,7 @@ impl Router {
                     self.shares.behind.insert(id);
                     self.shares_changed();
                 }
-                (Handed::NoRoom, None) if qos == QoS::AtMostOnce => self.counters.dropped_queue_full += 1,
+                (Handed::NoRoom, None) if !acknowledged => self.counters.dropped_queue_full += 1,
                 (Handed::NoRoom, None) => self.counters.dropped_unstored += 1,
             }
         }
@@ -256,8 +274,7 @@ impl Router {
     fn hand_out(&mut self, id: ShareId, message: &Arc<Message>, place: Option<(StreamIndex, Seq)>) -> Handed {
         let Some(group) = self.shares.groups.get_mut(&id) else { return Handed::Done };
         let count = group.members.len();
-        let cost = message.cost_bytes();
-        let (mut there, mut allowed) = (false, false);
+        let (mut there, mut allowed, mut full) = (false, false, false);
         let mut best: Option<(usize, usize, usize)> = None;
         for (index, member) in group.members.iter().enumerate() {
             let Some(slot) = self.slots.get(member.key.0 as usize).and_then(Option::as_ref) else { continue };
@@ -267,8 +284,16 @@ impl Router {
                 continue;
             }
             allowed = true;
-            if !outbox.is_live() || !outbox.has_room(cost, self.limits.queue) {
+            if !outbox.is_live() {
                 continue;
+            }
+            match self.queues.room(outbox, message, 1) {
+                Room::Yes => {}
+                Room::NotInQueue => continue,
+                Room::NotInTotal => {
+                    full = true;
+                    continue;
+                }
             }
             let in_flight = self.shares.members.get(&member.key).map_or(0, |m| m.in_flight);
             let distance = (index + count - group.turn % count) % count;
@@ -276,6 +301,9 @@ impl Router {
             best = Some(best.map_or(candidate, |best| best.min(candidate)));
         }
         let Some((.., index)) = best else {
+            if full {
+                self.queues.refused();
+            }
             return match (there, allowed) {
                 (false, _) => Handed::NobodyThere,
                 (true, false) => Handed::Done,
@@ -296,7 +324,7 @@ impl Router {
         let Some(outbox) = self.slots[key.0 as usize].as_mut().and_then(super::sessions::Slot::outbox_mut) else {
             return Handed::NobodyThere;
         };
-        let Pushed::Queued { wake } = outbox.push(delivery, place, self.limits.queue, &self.streams) else {
+        let Pushed::Queued { wake } = outbox.push(delivery, place, &mut self.queues, &self.streams) else {
             debug_assert!(false, "a live queue with room takes it");
             return Handed::NoRoom;
         };
@@ -329,17 +357,26 @@ impl Router {
         }
         let changed = before != member.held.len();
         self.shares.wake |= member.groups.iter().any(|g| self.shares.behind.contains(g));
+        if member.groups.is_empty() && member.held.is_empty() {
+            self.shares.members.remove(&key);
+        }
         if changed {
             self.shares_changed();
         }
     }
 
-    /// The connection of a member ends: what it has not acknowledged goes back.
-    pub(super) fn take_back(&mut self, key: SessionKey, in_flight: &mut VecDeque<InFlight>) {
+    /// The connection of a member ends: what it has not acknowledged goes back. But a session that is kept and has left the group
+    /// goes on with what it had begun [MQTT-3.10.4-3].
+    pub(super) fn take_back(&mut self, key: SessionKey, persists: bool, in_flight: &mut VecDeque<InFlight>) {
         if let Some(member) = self.shares.members.get_mut(&key) {
             *member = MemberOf { groups: std::mem::take(&mut member.groups), ..MemberOf::default() };
+            if member.groups.is_empty() {
+                self.shares.members.remove(&key);
+            }
         }
-        let queued = self.outbox_mut(key).map_or_else(Vec::new, super::Outbox::take_shared);
+        let queued =
+            self.slots.get_mut(key.0 as usize).and_then(Option::as_mut).and_then(super::sessions::Slot::outbox_mut);
+        let queued = queued.map_or_else(Vec::new, |outbox| outbox.take_out(&mut self.queues, |d| d.share.is_some()));
         for delivery in queued {
             let origin = delivery.origin.filter(|_| delivery.qos > QoS::AtMostOnce);
             if !delivery.share.zip(origin).is_some_and(|(share, origin)| self.give_back(share, origin)) {
@@ -348,7 +385,7 @@ impl Router {
         }
         in_flight.retain_mut(|entry| {
             let Some(share) = entry.share.take() else { return true };
-            let moves = entry.stage == Stage::AwaitsAck;
+            let moves = entry.stage == Stage::AwaitsAck && (!persists || self.shares.is_member(key, share));
             !(moves && entry.origin.is_some_and(|origin| self.give_back(share, origin)))
         });
     }
@@ -363,6 +400,17 @@ impl Router {
         self.shares.wake = true;
         self.shares_changed();
         true
+    }
+
+    /// A member leaves its group for others, which get what it was not sent yet.
+    pub(super) fn return_queued(&mut self, filter: &TopicFilter, key: SessionKey) {
+        let Some(share) = self.shares.of_others(filter, key) else { return };
+        let Some(slot) = self.slots.get_mut(key.0 as usize).and_then(Option::as_mut) else { return };
+        let Some(outbox) = slot.outbox_mut() else { return };
+        let can_move = |d: &Delivery| d.share == Some(share) && d.qos > QoS::AtMostOnce && d.origin.is_some();
+        for origin in outbox.take_out(&mut self.queues, can_move).into_iter().filter_map(|d| d.origin) {
+            self.give_back(share, origin);
+        }
     }
 
     pub(super) fn leave_group(&mut self, filter: &TopicFilter, key: SessionKey) {
@@ -387,7 +435,8 @@ impl Router {
             let Some(group) = self.shares.groups.get_mut(&id) else { continue };
             let ready = |m: &Member| {
                 let slot = self.slots.get(m.key.0 as usize).and_then(Option::as_ref);
-                slot.and_then(|s| s.outbox()).is_some_and(|o| o.is_live() && o.has_room(1, self.limits.queue))
+                let room = |o| self.queues.room_behind(o, 1, self.queues.bytes(), 1) == Room::Yes;
+                slot.and_then(|s| s.outbox()).is_some_and(|o| o.is_live() && room(o))
             };
             if !group.members.iter().any(ready) {
                 continue;

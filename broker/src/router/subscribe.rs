@@ -146,6 +146,9 @@ impl Router {
                     return ReasonCode::NoSubscriptionExisted;
                 }
                 self.subscriptions -= 1;
+                if filter.is_shared() {
+                    self.return_queued(&filter, key);
+                }
                 self.withdraw(&filter, key);
                 replays.retain(|r| r.filter != filter);
                 ReasonCode::Success

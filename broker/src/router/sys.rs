@@ -8,7 +8,7 @@ use super::{Router, SessionKey};
 use crate::auth::acl::Use;
 use crate::clock::Monotonic;
 use crate::mqtt::packet::{Publish, QoS};
-use crate::mqtt::session::{Delivery, Message};
+use crate::mqtt::session::{Delivery, Message, QueueCount};
 use crate::mqtt::topic::{TopicFilter, TopicName};
 
 /// Who wants figures.
@@ -86,6 +86,7 @@ impl Router {
                         retain: true,
                         properties: None,
                         received: now,
+                        queues: QueueCount::default(),
                     }),
                     qos: QoS::AtMostOnce,
                     retain: true,
@@ -93,7 +94,7 @@ impl Router {
                     origin: None,
                     share: None,
                 };
-                match outbox.push(delivery, None, self.limits.queue, &self.streams) {
+                match outbox.push(delivery, None, &mut self.queues, &self.streams) {
                     super::outbox::Pushed::Queued { wake: true } => self.woken.push(key),
                     super::outbox::Pushed::Queued { wake: false } => {}
                     super::outbox::Pushed::LeftToLog { .. } | super::outbox::Pushed::Dropped => {

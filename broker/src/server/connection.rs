@@ -160,7 +160,7 @@ impl Connection {
                 break;
             }
             if self.stopping && self.settled() {
-                self.session.close(ReasonCode::ServerShuttingDown, "the server is shutting down");
+                self.shut_down();
                 continue;
             }
             self.wait(more).await;
@@ -180,9 +180,16 @@ impl Connection {
             Phase::Expired => {
                 self.stopping = true;
                 self.abandon();
-                self.session.close(ReasonCode::ServerShuttingDown, "the server is shutting down");
+                self.shut_down();
             }
         }
+    }
+
+    fn shut_down(&mut self) {
+        let servers = self.hub.texts.server_reference.as_deref();
+        // Another server for now: nobody knows here for how long (4.11).
+        let reason = servers.map_or(ReasonCode::ServerShuttingDown, |_| ReasonCode::UseAnotherServer);
+        self.session.close_towards(reason, "the server is shutting down", servers);
     }
 
     /// Does everything that can be done without waiting. `true`: call again soon, there is more.
@@ -532,7 +539,10 @@ impl Connection {
                 }
                 (
                     ClosedBy::Us,
-                    ReasonCode::SessionTakenOver | ReasonCode::ServerShuttingDown | ReasonCode::NotAuthorized,
+                    ReasonCode::SessionTakenOver
+                    | ReasonCode::ServerShuttingDown
+                    | ReasonCode::UseAnotherServer
+                    | ReasonCode::NotAuthorized,
                 )
                 | (ClosedBy::Client | ClosedBy::ClientWithWill, _) => {}
                 (ClosedBy::Us, _) => {

@@ -14,7 +14,7 @@ use super::stats::Refused;
 use super::tls;
 use super::websocket::WebSocketError;
 use super::wire::{Read, Wire};
-use crate::auth::acl::Access;
+use crate::auth::acl::{Access, filled};
 use crate::mqtt::codec::connect_return_code;
 use crate::mqtt::packet::{Connect, Packet, ReasonCode, Version};
 use crate::mqtt::session::{Negotiated, negotiate, refuse};
@@ -25,6 +25,15 @@ const LAST_BYTES: Duration = Duration::from_secs(2);
 /// Largest CONNECT: a will of 64 KiB and names of some length. Nobody has shown yet who it is, so that it is less than what a client
 /// may send.
 const MAX_CONNECT_BYTES: u32 = 128 * 1024;
+
+/// What clients are told, as it is configured.
+#[derive(Debug, Default)]
+pub(super) struct Texts {
+    /// Servers to use instead of this one.
+    pub(super) server_reference: Option<String>,
+    /// Where replies may go, with `%c` and `%u` for the client's names.
+    pub(super) response_information: Option<String>,
+}
 
 /// What a CONNECT led to.
 #[derive(Debug)]
@@ -39,7 +48,14 @@ impl Agreed {
     /// # Errors
     /// The reason for the CONNACK that refuses it.
     pub(super) fn new(hub: &Hub, connect: Connect, identity: Identity) -> Result<Agreed, ReasonCode> {
+        let asks = connect.properties.request_response_information == Some(true);
         let mut negotiated = negotiate(connect, &hub.limits, assigned_client_id)?;
+        // [MQTT-3.1.2-28]
+        if let Some(pattern) = hub.texts.response_information.as_ref().filter(|_| asks) {
+            // None for a name that cannot be part of a topic: it is ours to give or not (3.1.2.11.6).
+            let filled = filled(pattern, identity.username.as_deref(), &negotiated.client_id);
+            negotiated.response_information = filled.ok().flatten();
+        }
         negotiated.user = identity.username.as_deref().map(Arc::from);
         let access = rights(&identity, &negotiated.client_id, negotiated.will.as_ref())?;
         Ok(Agreed { negotiated, identity, access })
@@ -140,7 +156,11 @@ pub(super) async fn tell(hub: &Hub, wire: &mut Wire, version: Version, reason: R
     if version != Version::V5 && connect_return_code(reason).is_none() {
         return;
     }
-    wire.send(Packet::ConnAck(Box::new(refuse(reason))), version, None);
+    let mut refusal = refuse(reason);
+    if reason == ReasonCode::UseAnotherServer {
+        refusal.properties.server_reference.clone_from(&hub.texts.server_reference);
+    }
+    wire.send(Packet::ConnAck(Box::new(refusal)), version, None);
     wire.finish();
     // The peer may be gone already, and nothing depends on it.
     let _ = tokio::time::timeout(LAST_BYTES, drain(hub, wire)).await;

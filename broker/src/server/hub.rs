@@ -9,7 +9,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use super::admission::{Admission, AdmissionLimits};
 use super::authorize::{Identity, Proof};
 use super::episode::Episodes;
-use super::handshake::Agreed;
+use super::handshake::{Agreed, Texts};
 use super::hashing::Hashing;
 use super::peer::Peer;
 use super::stats::{BrokerStats, ClientInfo, Counters, Refused};
@@ -78,12 +78,15 @@ struct State {
 pub(super) struct Hub {
     state: Mutex<State>,
     admission: Mutex<Admission<oneshot::Sender<()>>>,
-    episodes: Mutex<Episodes<{ Refused::COUNT }>>,
+    /// Of refusals, and of all queues together being full.
+    episodes: Mutex<Episodes<{ Refused::COUNT + 1 }>>,
     auth: Mutex<Arc<Auth>>,
     pub(super) hashing: Arc<Hashing>,
     pub(super) log: Log,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: Limits,
+    /// Set before anybody comes.
+    pub(super) texts: Texts,
     pub(super) counters: Counters,
     pub(super) readers: Arc<Semaphore>,
     /// A session expiry or a delayed will was set.
@@ -113,6 +116,7 @@ impl Hub {
             log,
             clock,
             limits,
+            texts: Texts::default(),
             counters: Counters::default(),
             readers: Arc::new(Semaphore::new(READERS)),
             timers_changed: Notify::new(),
@@ -134,10 +138,14 @@ impl Hub {
     pub(super) fn refuse(&self, why: Refused, peer: Peer) {
         self.counters.refused[why as usize].fetch_add(1, Ordering::Relaxed);
         let Some(limit) = why.limit() else { return };
-        if self.episodes.lock().unwrap_or_else(PoisonError::into_inner).begins(self.now(), why as usize) {
+        if self.episode_begins(why as usize) {
             let (_, reason) = Refused::ALL[why as usize];
             tracing::warn!(%peer, reason, "{limit}");
         }
+    }
+
+    fn episode_begins(&self, kind: usize) -> bool {
+        self.episodes.lock().unwrap_or_else(PoisonError::into_inner).begins(self.now(), kind)
     }
 
     /// Users and rights as they are now.
@@ -192,7 +200,8 @@ impl Hub {
         if state.router.take_sys_wake() {
             self.sys.notify_one();
         }
-        if !state.router.has_woken() {
+        let full = state.router.take_queues_full();
+        if !full && !state.router.has_woken() {
             return result;
         }
         let State { router, links } = &mut *state;
@@ -201,6 +210,11 @@ impl Hub {
         drop(state);
         for link in woken {
             link.wake.notify_one();
+        }
+        if full && self.episode_begins(Refused::COUNT) {
+            tracing::warn!(
+                "mqtt.max_queued_bytes_total is reached: messages for slow clients are left to the log, or dropped with QoS 0"
+            );
         }
         result
     }
@@ -316,6 +330,7 @@ impl Hub {
         let state = self.lock();
         let (sessions, clients, subscriptions) = state.router.sizes();
         let (retained_msgs, retained_bytes) = state.router.retained();
+        let (queued_bytes, queues_full) = state.router.queued();
         BrokerStats {
             clients: clients as u64,
             sessions: sessions as u64,
@@ -324,6 +339,8 @@ impl Hub {
             share_groups: state.router.share_groups() as u64,
             retained_msgs: retained_msgs as u64,
             retained_bytes,
+            queued_bytes: queued_bytes as u64,
+            queues_full,
             addresses_forgotten,
             waiting_for_hash: self.hashing.waiting() as u64,
             router: *state.router.counters(),

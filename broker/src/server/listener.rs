@@ -238,6 +238,7 @@ async fn decide(
         Err(AttachError::TooManySessions | AttachError::InUse(_)) => {
             let reason = match version {
                 Version::V31 | Version::V311 => ReasonCode::ServerUnavailable,
+                Version::V5 if hub.texts.server_reference.is_some() => ReasonCode::UseAnotherServer,
                 Version::V5 => ReasonCode::QuotaExceeded,
             };
             Err((reason, Refused::TooManySessions))

@@ -2,7 +2,7 @@
 //!
 //! [`Broker::start`] opens the listeners, [`Broker::shutdown`] ends everything in order. Each connection is one task; what they
 //! share is the `hub`. Bounds: `max_connections` tasks, each with at most 16 KiB of read buffer (or one packet), 64 KiB and one
-//! message of write buffer, `max_queued_bytes` of queue and one page of 64 KiB; none of them while idle.
+//! message of write buffer, `max_queued_bytes` of queue (`max_queued_bytes_total` with all others) and one page of 64 KiB; none of them while idle.
 
 mod admission;
 mod authorize;
@@ -51,6 +51,7 @@ use crate::log::{Log, ReadError};
 use crate::mqtt::session::Limits;
 use crate::router::{Capture, QueueLimits, RestoreReport, Restorer, Router, RouterLimits, SESSIONS_STREAM, Streams};
 use admission::{AdmissionLimits, ListenerLimits};
+use handshake::Texts;
 use hub::Hub;
 use listener::Gate;
 use rate::Rate;
@@ -153,6 +154,7 @@ impl Broker {
                 queue: QueueLimits {
                     max_msgs: usize_of(mqtt.max_queued_msgs),
                     max_bytes: usize_of(mqtt.max_queued_bytes),
+                    max_bytes_total: usize_of(mqtt.max_queued_bytes_total),
                 },
                 max_retained_msgs: usize_of(mqtt.max_retained_msgs),
                 max_retained_bytes: mqtt.max_retained_bytes,
@@ -192,15 +194,13 @@ impl Broker {
                 tracing::warn!(%addr, "anybody who reaches this listener may connect: it lets in anonymous clients");
             }
         }
-        let hub = Arc::new(Hub::new(
-            router,
-            auth,
-            log,
-            clock,
-            limits,
-            admission_limits(config),
-            usize_of(config.auth.max_waiting),
-        ));
+        let mut hub =
+            Hub::new(router, auth, log, clock, limits, admission_limits(config), usize_of(config.auth.max_waiting));
+        hub.texts = Texts {
+            server_reference: mqtt.server_reference.clone(),
+            response_information: mqtt.response_information.clone(),
+        };
+        let hub = Arc::new(hub);
         let (phase, receiver) = watch::channel(Phase::Running);
         let shutdown = Shutdown(receiver);
         let mut tasks = JoinSet::new();

@@ -72,8 +72,13 @@ impl Connection {
     }
 
     fn send_publish(&mut self, outgoing: &Outgoing) {
-        match self.wire.deliver(outgoing, self.session.version(), self.max_packet_bytes) {
-            Ok(()) => {
+        let topic = &outgoing.message.topic;
+        let alias = self.session.alias(topic);
+        match self.wire.deliver(outgoing, alias, self.session.version(), self.max_packet_bytes) {
+            Ok(alias) => {
+                if let Some(alias) = alias {
+                    self.session.alias_sent(alias, topic);
+                }
                 self.hub.counters.packets_out.fetch_add(1, Relaxed);
                 self.hub.counters.messages_out[outgoing.qos as usize].fetch_add(1, Relaxed);
                 self.hub.counters.redelivered.fetch_add(u64::from(outgoing.dup), Relaxed);

@@ -163,6 +163,10 @@ pub struct BrokerStats {
     pub retained_msgs: u64,
     /// Bytes of retained messages.
     pub retained_bytes: u64,
+    /// Bytes in the queues towards all clients.
+    pub queued_bytes: u64,
+    /// Messages that `max_queued_bytes_total` kept out of queues with room: dropped with QoS 0, else left to the log.
+    pub queues_full: u64,
     /// Clients that read from the log now, because they were away or are slow.
     pub catch_up_readers: u64,
     /// Clients cut off for silence.

@@ -1,7 +1,9 @@
 //! The server over real sockets and a real log. Clauses are of MQTT 5.0.
 
+mod aliases;
 mod limits;
 mod memory;
+mod references;
 mod tokens;
 
 use std::path::Path;
@@ -50,9 +52,12 @@ fn config(dir: &Path) -> Config {
             max_subscriptions: 10,
             max_queued_msgs: 20,
             max_queued_bytes: 100_000,
+            max_queued_bytes_total: 1_000_000,
             max_retained_msgs: 100,
             max_retained_bytes: 100_000,
             sys_interval: Duration::ZERO,
+            server_reference: None,
+            response_information: None,
             max_keep_alive: 0,
         },
         auth: config::Auth { max_waiting: 10, ..config::Auth::default() },

@@ -13,7 +13,7 @@ use super::tls;
 use super::websocket::WebSocket;
 use crate::mqtt::codec;
 use crate::mqtt::packet::{DecodeError, Packet, PacketId, Version};
-use crate::mqtt::session::Outgoing;
+use crate::mqtt::session::{Alias, Outgoing};
 use bytes::{Buf, BytesMut};
 
 /// Bytes read at once: some eighty messages of a busy device.
@@ -168,20 +168,22 @@ impl Wire {
         codec::encode(&packet, version, &mut self.output).is_ok()
     }
 
-    /// Appends a PUBLISH. `Err`: it is larger than the client accepts [MQTT-3.1.2-24].
+    /// Appends a PUBLISH, with its alias if it fits; gives the alias that it left with. `Err`: it is larger than the client
+    /// accepts [MQTT-3.1.2-24].
     pub(super) fn deliver(
         &mut self,
         outgoing: &Outgoing,
+        alias: Option<Alias>,
         version: Version,
         max_packet_bytes: Option<u32>,
-    ) -> Result<(), Option<PacketId>> {
+    ) -> Result<Option<Alias>, Option<PacketId>> {
         let parts = codec::PublishRef {
             dup: outgoing.dup,
             qos: outgoing.qos,
             retain: outgoing.retain,
-            topic: Some(&outgoing.message.topic),
+            topic: Some(&outgoing.message.topic).filter(|_| alias.is_none_or(|alias| !alias.known)),
             packet_id: outgoing.packet_id,
-            topic_alias: None,
+            topic_alias: alias.map(|alias| alias.number),
             subscription_ids: &outgoing.subscription_ids,
             message_expiry: outgoing.message_expiry,
             properties: outgoing.message.properties.as_deref(),
@@ -190,7 +192,9 @@ impl Wire {
         let max = max_packet_bytes.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
         let fits = codec::publish_len(&parts, version).is_ok_and(|len| len <= max);
         if fits && codec::encode_publish(&parts, version, &mut self.output).is_ok() {
-            Ok(())
+            Ok(alias)
+        } else if alias.is_some() {
+            self.deliver(outgoing, None, version, max_packet_bytes)
         } else {
             Err(outgoing.packet_id)
         }

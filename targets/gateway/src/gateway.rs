@@ -138,6 +138,7 @@ impl Gateway {
             subscriptions: broker.subscriptions,
             retained_msgs: broker.retained_msgs,
             retained_bytes: broker.retained_bytes,
+            queued_bytes: broker.queued_bytes,
             catching_up: broker.catch_up_readers,
             waiting_for_password: broker.waiting_for_hash,
             counters: client_counters(broker),
@@ -279,6 +280,18 @@ fn client_counters(broker: &BrokerStats) -> Vec<Counter> {
             "Messages of shared subscriptions that went to another member.",
         ),
         counter("queue_overflows_total", None, router.queue_overflows, "Queues that overflowed to the log."),
+        counter(
+            "queues_full_total",
+            None,
+            broker.queues_full,
+            "Messages that the bound of all queues together kept out of queues with room.",
+        ),
+        counter(
+            "sessions_of_others_total",
+            None,
+            router.sessions_of_others,
+            "Kept sessions that ended because another user came with their client id.",
+        ),
         counter("sessions_expired_total", None, router.sessions_expired, "Sessions that expired."),
         counter(
             "session_lost_total",

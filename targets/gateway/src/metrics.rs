@@ -55,6 +55,7 @@ fn clients(status: &Status, page: &mut Page) {
     page.one("subscriptions", "gauge", "Subscriptions of all sessions.", clients.subscriptions);
     page.one("retained_messages", "gauge", "Retained messages.", clients.retained_msgs);
     page.one("retained_bytes", "gauge", "Bytes of retained messages.", clients.retained_bytes);
+    page.one("queued_bytes", "gauge", "Bytes in the queues towards all clients.", clients.queued_bytes);
     page.one("clients_catching_up", "gauge", "Clients that read from the log now.", clients.catching_up);
     page.one(
         "clients_waiting_for_password",

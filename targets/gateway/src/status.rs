@@ -61,6 +61,9 @@ pub(crate) struct Clients {
     pub(crate) subscriptions: u64,
     pub(crate) retained_msgs: u64,
     pub(crate) retained_bytes: u64,
+    /// In the queues towards all clients.
+    #[serde(default)]
+    pub(crate) queued_bytes: u64,
     pub(crate) catching_up: u64,
     /// Whose passwords are not checked yet.
     #[serde(default)]

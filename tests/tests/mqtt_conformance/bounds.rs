@@ -122,6 +122,46 @@ async fn a_slow_reader_gets_everything_in_order() {
     }
 }
 
+/// G5: clients that never read hold no more than the bound for all of them, take nothing from those who read, and lose nothing of QoS 1.
+#[tokio::test]
+async fn all_queues_together_are_bounded() {
+    const TOTAL: u32 = 2 << 20;
+    let mut target = Target::start_with(
+        "[mqtt]\nreceive_maximum = 5\nmax_packet_bytes = \"256KiB\"\nmax_queued_bytes = \"512KiB\"\n\
+         max_queued_bytes_total = \"2MiB\"\n",
+    )
+    .await;
+    let mut deaf = Vec::new();
+    for number in 0..10 {
+        let mut client = Client::connect(&target, hello(Version::V5, &format!("deaf-{number}"))).await;
+        client.subscribe(&format!("bounds/deaf/{number}"), QoS::AtLeastOnce).await;
+        deaf.push(client);
+    }
+    let mut reader = Client::connect(&target, hello(Version::V5, "reader")).await;
+    reader.subscribe("bounds/#", QoS::AtMostOnce).await;
+    let mut publisher = Client::connect(&target, hello(Version::V5, "all-pub")).await;
+    // 10 MiB, of which the windows let go a third.
+    for round in 0..16 {
+        for number in 0..deaf.len() {
+            let payload = format!("{round:x>60000}");
+            let qos = QoS::AtLeastOnce;
+            publisher.publish(Publish { qos, ..publish(&format!("bounds/deaf/{number}"), &payload) }).await;
+            assert_eq!(text(&reader.message().await), payload, "who reads misses nothing");
+        }
+        let queued = target.metric("headwater_queued_bytes").await;
+        assert!(queued <= f64::from(TOTAL), "{queued}");
+    }
+    assert!(target.metric("headwater_queues_full_total").await > 0.0);
+    assert_eq!(target.logged("mqtt.max_queued_bytes_total is reached"), 1, "once per episode");
+    for client in &mut deaf {
+        for round in 0..16 {
+            assert_eq!(text(&client.message().await), format!("{round:x>60000}"));
+        }
+    }
+    publisher.settled().await;
+    assert_eq!(target.metric("headwater_queued_bytes").await.to_bits(), 0.0f64.to_bits());
+}
+
 /// G5: a client that does not read at all cannot make the broker hold what it should get.
 #[tokio::test]
 async fn a_client_that_does_not_read_costs_no_memory() {

@@ -43,6 +43,21 @@ impl Target {
         line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") * 1024
     }
 
+    fn running(&mut self) -> &mut Broker {
+        let (_, broker) = self.own.as_mut().expect("only a broker of our own can be asked");
+        broker.get_mut().as_mut().expect("is running")
+    }
+
+    /// A figure of the broker's, without labels.
+    pub(crate) async fn metric(&mut self, name: &str) -> f64 {
+        self.running().metrics().await.value(name, &[])
+    }
+
+    /// How often the broker's log says this.
+    pub(crate) fn logged(&mut self, text: &str) -> usize {
+        self.running().process().output().matches(text).count()
+    }
+
     /// The broker has noticed that all but `count` clients are gone.
     pub(crate) async fn connected(&mut self, count: u64) {
         let (_, broker) = self.own.as_mut().expect("only a broker of our own can be asked");

@@ -71,13 +71,18 @@ pub struct Negotiated {
     pub window: u16,
     /// Largest packet towards the client.
     pub max_packet_bytes: Option<u32>,
+    /// Topic aliases towards the client; 0: none.
+    pub topic_alias_maximum: u16,
     /// Reason strings and user properties may be sent to it [MQTT-3.1.2-29].
     pub problem_information: bool,
+    /// Where the client may get its replies, if it asks for it. The caller sets it.
+    pub response_information: Option<String>,
     /// Published when the connection ends without DISCONNECT.
     pub will: Option<Will>,
 }
 
-/// Agrees on a CONNECT. `assigned_id` is used when the client has none. The caller sets the user, which a certificate may say.
+/// Agrees on a CONNECT. `assigned_id` is used when the client has none. The caller sets the user, which a certificate may say,
+/// and the response information.
 ///
 /// # Errors
 /// The reason for the CONNACK that refuses it.
@@ -125,7 +130,9 @@ pub fn negotiate(
         asked_expiry: (expiry != asked).then_some(asked.0),
         window: properties.receive_maximum.map_or(u16::MAX, |n| n.get()).min(limits.receive_maximum).max(1),
         max_packet_bytes: properties.maximum_packet_size,
+        topic_alias_maximum: properties.topic_alias_maximum.unwrap_or(0),
         problem_information: properties.request_problem_information.unwrap_or(true),
+        response_information: None,
         will: connect.will,
     })
 }
@@ -142,6 +149,7 @@ pub(super) fn accept(agreed: &Negotiated, limits: &Limits, session_present: bool
             topic_alias_maximum: Some(TOPIC_ALIAS_MAXIMUM),
             shared_subscription_available: Some(true),
             server_keep_alive: agreed.server_keep_alive,
+            response_information: agreed.response_information.clone(),
             ..ConnAckProperties::default()
         },
     };

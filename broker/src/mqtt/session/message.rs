@@ -1,5 +1,6 @@
 //! A message on its way to subscribers, shared by all of them.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +24,47 @@ pub struct Message {
     pub properties: Option<Box<PublishProperties>>,
     /// When it arrived; `Monotonic(0)` for a message of an earlier boot, whose age is at least the time since this boot.
     pub received: Monotonic,
+    /// The queues that it waits in.
+    pub queues: QueueCount,
 }
+
+/// How many queues a message waits in; no part of what it is. Changed only by who owns all queues, so that no order between threads
+/// is needed.
+#[derive(Debug, Default)]
+pub struct QueueCount(AtomicU32);
+
+impl QueueCount {
+    /// It enters a queue. `true`: the first one.
+    pub fn enter(&self) -> bool {
+        self.0.fetch_add(1, Relaxed) == 0
+    }
+
+    /// It leaves a queue. `true`: the last one.
+    pub fn leave(&self) -> bool {
+        self.0.fetch_sub(1, Relaxed) == 1
+    }
+
+    /// It waits in no queue.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.0.load(Relaxed) == 0
+    }
+}
+
+impl Clone for QueueCount {
+    /// The copy is another message, in no queue.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for QueueCount {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for QueueCount {}
 
 impl Message {
     /// Seconds of the Message Expiry Interval that are left: `Some(None)` without one, `None` when it has expired [MQTT-3.3.2-5].
@@ -42,13 +83,19 @@ impl Message {
     /// Bytes that it is accounted with in queues: topic, payload and a flat amount for everything else.
     #[must_use]
     pub fn cost_bytes(&self) -> usize {
-        let properties = self.properties.as_ref().map_or(0, |p| {
-            64 + p.content_type.as_ref().map_or(0, String::len)
-                + p.correlation_data.as_ref().map_or(0, Bytes::len)
-                + p.user.iter().map(|(k, v)| 48 + k.len() + v.len()).sum::<usize>()
-        });
-        96 + self.topic.as_bytes().len() + self.payload.len() + properties
+        message_cost_bytes(&self.topic, &self.payload, self.properties.as_deref())
     }
+}
+
+/// What [`Message::cost_bytes`] will be of a message with this content.
+#[must_use]
+pub fn message_cost_bytes(topic: &TopicName, payload: &Bytes, properties: Option<&PublishProperties>) -> usize {
+    let properties = properties.map_or(0, |p| {
+        64 + p.content_type.as_ref().map_or(0, String::len)
+            + p.correlation_data.as_ref().map_or(0, Bytes::len)
+            + p.user.iter().map(|(k, v)| 48 + k.len() + v.len()).sum::<usize>()
+    });
+    96 + topic.as_bytes().len() + payload.len() + properties
 }
 
 /// Where a message can be read again: its stream and sequence, as numbers that only the router interprets.

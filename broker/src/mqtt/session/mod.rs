@@ -28,20 +28,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use acks::AckTicket;
-pub use aliases::TOPIC_ALIAS_MAXIMUM;
+pub use aliases::{Alias, TOPIC_ALIAS_MAXIMUM};
 pub use connect::{Limits, Negotiated, SessionExpiry, negotiate, refuse};
 pub use inbound::ReceivedIds;
-pub use message::{Delivery, Message, Origin, ShareId};
+pub use message::{Delivery, Message, Origin, QueueCount, ShareId, message_cost_bytes};
 pub use outbound::{InFlight, Stage};
 
 use acks::{AckKind, Acks};
-use aliases::Aliases;
+use aliases::{Aliases, OwnAliases};
 use outbound::{AckFault, Outbound};
 
 use crate::clock::Monotonic;
 use crate::mqtt::packet::{
     Ack, Disconnect, Packet, PacketId, Publish, QoS, ReasonCode, Subscribe, Unsubscribe, Version,
 };
+use crate::mqtt::topic::TopicName;
 
 /// Acknowledgements owed besides those of publishes (SUBACK, PUBCOMP, repeated PUBREC) before reading stops.
 const OTHER_ACKS: usize = 64;
@@ -179,6 +180,8 @@ pub struct Session {
     received: ReceivedIds,
     outbound: Outbound,
     aliases: Aliases,
+    /// `None` for a client that allows none: most do, and are idle.
+    own_aliases: Option<Box<OwnAliases>>,
     /// Deliveries acknowledged since the state was last saved.
     progress: u64,
     transmits: VecDeque<Transmit>,
@@ -211,6 +214,8 @@ impl Session {
             received: state.received.handed_over(),
             outbound: Outbound::new(agreed.window, state.in_flight, state.next_packet_id),
             aliases: Aliases::default(),
+            own_aliases: (agreed.topic_alias_maximum > 0)
+                .then(|| Box::new(OwnAliases::new(agreed.topic_alias_maximum))),
             progress: 0,
             transmits: VecDeque::new(),
             actions: VecDeque::new(),
@@ -457,6 +462,11 @@ impl Session {
 
     /// Ends the connection from our side; a v5 client is told why.
     pub fn close(&mut self, reason: ReasonCode, detail: &'static str) {
+        self.close_towards(reason, detail, None);
+    }
+
+    /// The same, with the servers to use instead: for [`ReasonCode::UseAnotherServer`] and [`ReasonCode::ServerMoved`] (4.11).
+    pub fn close_towards(&mut self, reason: ReasonCode, detail: &'static str, servers: Option<&str>) {
         if self.closed {
             return;
         }
@@ -467,7 +477,7 @@ impl Session {
                 session_expiry: None,
                 reason_string: self.problem_information.then(|| detail.to_owned()),
                 user: Vec::new(),
-                server_reference: None,
+                server_reference: servers.map(str::to_owned),
             }));
         }
         self.end(Close { by: ClosedBy::Us, reason, detail });
@@ -491,6 +501,18 @@ impl Session {
             self.transmits = VecDeque::new();
         }
         next
+    }
+
+    /// How a message to this topic is sent that leaves now; `None`: with the topic alone. Tell with [`Session::alias_sent`] when it left.
+    pub fn alias(&mut self, topic: &TopicName) -> Option<Alias> {
+        self.own_aliases.as_mut()?.find(topic)
+    }
+
+    /// A message to the topic left with this alias.
+    pub fn alias_sent(&mut self, alias: Alias, topic: &TopicName) {
+        if let Some(aliases) = &mut self.own_aliases {
+            aliases.sent(alias, topic);
+        }
     }
 
     /// The next thing to do.

@@ -95,6 +95,7 @@ fn message(expiry: Option<u32>) -> Arc<Message> {
         retain: false,
         properties: expiry.map(|e| Box::new(PublishProperties { message_expiry: Some(e), ..Default::default() })),
         received: NOW,
+        queues: QueueCount::default(),
     })
 }
 

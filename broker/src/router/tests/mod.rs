@@ -2,6 +2,7 @@
 
 mod live_switch;
 mod publish;
+mod queues;
 mod sessions;
 mod shared;
 
@@ -103,7 +104,7 @@ pub(super) fn limits() -> RouterLimits {
     RouterLimits {
         max_sessions: 4,
         max_subscriptions: 3,
-        queue: QueueLimits { max_msgs: 3, max_bytes: 10_000 },
+        queue: QueueLimits { max_msgs: 3, max_bytes: 10_000, max_bytes_total: 100_000 },
         max_retained_msgs: 3,
         max_retained_bytes: 10_000,
         sys: true,
@@ -111,6 +112,10 @@ pub(super) fn limits() -> RouterLimits {
 }
 
 pub(super) fn restored(log: &FakeLog, now: Monotonic) -> (Router, RestoreReport) {
+    restored_with(limits(), log, now)
+}
+
+pub(super) fn restored_with(limits: RouterLimits, log: &FakeLog, now: Monotonic) -> (Router, RestoreReport) {
     let capture = |id: u32, filter: Option<&str>| Capture {
         id: StreamId(id),
         name: format!("s{id}"),
@@ -119,7 +124,7 @@ pub(super) fn restored(log: &FakeLog, now: Monotonic) -> (Router, RestoreReport)
         next: log.next(id),
     };
     let streams = Streams::new(vec![capture(1, Some("a/#")), capture(2, Some("b/#"))], capture(9, None));
-    let mut restorer = Restorer::new(Router::new(limits(), streams, BOOT), now, |stamp| now.since(stamp.at));
+    let mut restorer = Restorer::new(Router::new(limits, streams, BOOT), now, |stamp| now.since(stamp.at));
     for table in Restorer::TABLES {
         for ((number, key), value) in log.tables.borrow().iter() {
             if *number == table.0 {
@@ -148,7 +153,9 @@ pub(super) fn agreed(client_id: &str, expiry: u32, clean_start: bool) -> Negotia
         asked_expiry: None,
         window: 10,
         max_packet_bytes: None,
+        topic_alias_maximum: 0,
         problem_information: true,
+        response_information: None,
         will: None,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::mqtt::packet::{PublishProperties, RetainHandling};
-use crate::mqtt::session::Message;
+use crate::mqtt::session::{Message, QueueCount};
 
 fn retained(topic: &str, payload: &str, qos: QoS) -> Publish {
     Publish { retain: true, ..msg(topic, payload, qos) }
@@ -315,6 +315,7 @@ fn a_hundred_thousand_retained_messages_are_replayed_page_by_page() {
             retain: true,
             properties: None,
             received: NOW,
+            queues: QueueCount::default(),
         };
         router.retained.set(Arc::new(message), None);
     }

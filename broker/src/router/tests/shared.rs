@@ -207,6 +207,83 @@ fn a_kill_loses_nothing_that_was_in_flight() {
     assert_eq!(payloads(&pull(&mut router, back.key)), ["0", "1", "2"]);
 }
 
+fn unsubscribe(router: &mut Router, key: SessionKey) {
+    let filters = vec![Ok(SHARED.parse().expect("valid"))];
+    let packet = Unsubscribe { packet_id: PacketId(NonZeroU16::MIN), user: Vec::new(), filters };
+    assert_eq!(router.unsubscribe(key, packet, &mut Vec::new()), [ReasonCode::Success]);
+}
+
+fn save(router: &mut Router, log: &FakeLog, key: SessionKey, in_flight: &VecDeque<InFlight>) {
+    let progress = Progress { in_flight, reading: None, replays: &[] };
+    router.save_session(log, key, progress).expect("there is room");
+    router.save_shares(log).expect("there is room");
+}
+
+/// `a` with one message in flight and one queued, and another member with two queued.
+fn with_one_in_flight(expiry_of_b: u32) -> (Router, FakeLog, SessionKey, SessionKey, VecDeque<InFlight>) {
+    let (mut router, log) = router();
+    let (a, b) =
+        (member(&mut router, "a", 100, QoS::AtLeastOnce), member(&mut router, "b", expiry_of_b, QoS::AtLeastOnce));
+    for key in [a, b] {
+        save(&mut router, &log, key, &VecDeque::new());
+    }
+    send(&mut router, &log, 0..4);
+    let mut in_flight = VecDeque::new();
+    assert_eq!(take(&mut router, a, &mut in_flight, 1), ["0"]);
+    save(&mut router, &log, a, &in_flight);
+    (router, log, a, b, in_flight)
+}
+
+/// [MQTT-3.10.4-3], also across a kill, and whoever else is in the group.
+#[test]
+fn a_kept_session_that_unsubscribes_goes_on_with_what_it_had_in_flight() {
+    for expiry_of_b in [0, 100] {
+        for again in [false, true] {
+            let (mut router, log, a, b, in_flight) = with_one_in_flight(expiry_of_b);
+            unsubscribe(&mut router, a);
+            save(&mut router, &log, a, &in_flight);
+            if again {
+                // A member as before: the group answers for it again.
+                subscribe(&mut router, a, SHARED, QoS::AtLeastOnce);
+                save(&mut router, &log, a, &in_flight);
+            } else {
+                // What was not sent yet is for the others, at once.
+                serve(&mut router, &log);
+                let mut got = payloads(&pull(&mut router, b));
+                got.sort_unstable();
+                assert_eq!(got, ["1", "2", "3"]);
+            }
+            // Killed here.
+            let (mut router, _) = restored(&log, NOW);
+            let back = router.attach(&agreed("a", 100, false)).expect("there is room");
+            let own: Vec<_> = back.state.in_flight.iter().filter_map(|e| e.origin).map(|o| o.seq).collect();
+            if again {
+                serve(&mut router, &log);
+                assert!(own.is_empty() && payloads(&pull(&mut router, back.key)).contains(&"0".to_owned()));
+            } else {
+                assert_eq!(own, [1], "{expiry_of_b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_session_that_has_left_its_group_keeps_what_it_had_in_flight_when_it_disconnects() {
+    for expiry in [0, 100] {
+        let (mut router, log, a, b, in_flight) = with_one_in_flight(0);
+        unsubscribe(&mut router, a);
+        serve(&mut router, &log);
+        assert_eq!(pull(&mut router, b).len(), 3);
+        leave(&mut router, &log, a, expiry, in_flight);
+        serve(&mut router, &log);
+        let moved = payloads(&pull(&mut router, b));
+        let back = router.attach(&agreed("a", 100, false)).expect("there is room");
+        // A session that ends leaves it to the others.
+        let expected = if expiry == 0 { (vec!["0".to_owned()], 0) } else { (Vec::new(), 1) };
+        assert_eq!((moved, back.state.in_flight.len()), expected);
+    }
+}
+
 #[test]
 fn a_group_ends_with_its_last_member_and_its_record_with_it() {
     let (mut router, log) = router();
@@ -214,9 +291,7 @@ fn a_group_ends_with_its_last_member_and_its_record_with_it() {
     let progress = Progress { in_flight: &VecDeque::new(), reading: None, replays: &[] };
     router.save_session(&log, key, progress).expect("there is room");
     assert_eq!(router.share_groups(), 1);
-    let filters = vec![Ok(SHARED.parse().expect("valid"))];
-    let packet = Unsubscribe { packet_id: PacketId(NonZeroU16::MIN), user: Vec::new(), filters };
-    assert_eq!(router.unsubscribe(key, packet, &mut Vec::new()), [ReasonCode::Success]);
+    unsubscribe(&mut router, key);
     router.flush_deletes(&log).expect("there is room");
     assert_eq!((router.share_groups(), router.sizes().2), (0, 0));
     assert!(!log.has(SHARES, SHARED.as_bytes()));
