@@ -13,7 +13,7 @@ use super::disk;
 use super::epoch::{Contents, TableWriter, finish, put_block};
 use super::frame::unpack;
 use super::held::Source;
-use super::layout::{EpochStream, SNAPSHOT_VERSION, TABLE_BASE, TAG_DELETE, TAG_PUT, encode, key};
+use super::layout::{EpochStream, TABLE_BASE, TAG_DELETE, TAG_PUT, key};
 use super::plan::{
     BLOCK_TARGET_BYTES, EpochFacts, effective_budget, epoch_bound, fits, manifest_bound, next_drop, protected_full,
 };
@@ -152,7 +152,7 @@ impl Sealer {
                 streams.push((id, first.max(stream.held.first), raw));
             }
         }
-        let snapshot = encode(SNAPSHOT_VERSION, &core.snapshot());
+        let snapshot = core.encoded_snapshot();
         let raw_bytes = tail.raw_bytes;
         // A block also ends where the boot changes.
         let cuts = frames
@@ -497,7 +497,7 @@ impl Sealer {
         let (epoch, snapshot, last_group, tables) = {
             let core = self.shared.lock();
             let tables = core.epochs.len() as u64;
-            (core.next_epoch, encode(SNAPSHOT_VERSION, &core.snapshot()), core.last_sealed_group, tables)
+            (core.next_epoch, core.encoded_snapshot(), core.last_sealed_group, tables)
         };
         let blocks = raw_bytes / BLOCK_TARGET_BYTES as u64 + 258;
         let bound = epoch_bound(raw_bytes, 0, blocks, snapshot.len() as u64 + 64 * 256 + 10 * blocks);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::clock::SystemClock;
 
+mod clocks;
 mod model;
 mod recovery;
 mod retention;

@@ -3,13 +3,17 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use headwater_broker::clock::{ClockQuality, ClockTrust};
 use headwater_broker::config::{self, Config};
 use headwater_broker::log::{AckPolicy, Log, LogStats, Storage, StreamInfo};
 use headwater_broker::server::{BrokerStats, ClientInfo, Observer, Refused};
+use headwater_sync::encode::rfc3339;
 use headwater_sync::{LastError, MirrorStatus, UplinkStatus, Uplinks};
 
 use crate::health::Health;
-use crate::status::{Client, Clients, Counter, Disk, Durability, Label, Mirror, Status, Stream, Trouble, Uplink};
+use crate::status::{
+    Client, Clients, Clock, Counter, Disk, Durability, Label, Mirror, Status, Stream, Trouble, Uplink,
+};
 
 /// Most clients that are listed.
 pub(crate) const MAX_CLIENTS_LISTED: usize = 1_000;
@@ -51,6 +55,7 @@ impl Gateway {
             resident_bytes: resident_bytes(),
             durability: self.durability(&log),
             disk: self.disk(&log),
+            clock: self.clock(),
             clients: self.clients(&self.broker.stats()),
             streams: self.streams(),
             uplinks: self.uplinks(),
@@ -108,6 +113,16 @@ impl Gateway {
             full: log.disk_full,
             damaged_msgs: log.damaged_msgs,
         }
+    }
+
+    fn clock(&self) -> Clock {
+        let now = self.log.now();
+        let trust = match self.config.clock {
+            ClockTrust::Daemon { .. } => "daemon",
+            ClockTrust::Always => "always",
+            ClockTrust::Never => "never",
+        };
+        Clock { synced: now.quality == ClockQuality::Synced, trust: trust.to_owned(), now: rfc3339(now.wall) }
     }
 
     fn clients(&self, broker: &BrokerStats) -> Clients {
