@@ -171,10 +171,12 @@ impl Boots {
                 Learned::Estimate
             }
         };
-        boot.record.offset = offset;
+        if moved(boot.record.offset) {
+            boot.record.offset = offset;
+        }
         if learned != Learned::Estimate {
-            // From the look before on: the clock was set since then.
-            boot.anchor(AnchorRecord { boot: boot.record.number, at: since, offset });
+            // From the look before on: the clock was set since then. An estimate that was right all along stays as it is to the nanosecond.
+            boot.anchor(AnchorRecord { boot: boot.record.number, at: since, offset: boot.record.offset });
         }
         self.settle();
         learned
@@ -324,6 +326,14 @@ mod tests {
         assert_eq!(boots.time(stamp(1, 20)), known);
         assert_eq!(boots.time(stamp(1, 31)), synced(TODAY + 21 * SECOND));
         assert_eq!(boots.time(stamp(1, 32)), synced(TODAY + 23 * SECOND));
+    }
+
+    #[test]
+    fn an_estimate_that_was_right_stays_to_the_nanosecond() {
+        let mut boots = Boots::default();
+        boots.begin(0, &shows(10, TODAY));
+        assert_eq!(boots.observe(&right(20, TODAY + 10 * SECOND + 900)), Learned::FirstAnchor);
+        assert_eq!(boots.time(stamp(1, 10)), synced(TODAY));
     }
 
     #[test]
