@@ -271,6 +271,8 @@ fn nanos(time: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
@@ -449,5 +451,51 @@ mod tests {
         let age = boots.age(stamp(1, 40), Monotonic(7 * SECOND));
         assert_eq!(age, Duration::from_secs(60 + 50 + 7));
         assert_eq!(boots.age(stamp(3, 5), Monotonic(7 * SECOND)), Duration::from_secs(2));
+    }
+
+    /// One look at the clocks: time that has passed since the one before, what the wall clock shows (`None`: it is right, and somebody says
+    /// so), and whether the machine was switched off meanwhile.
+    fn looks() -> impl Strategy<Value = Vec<(u64, Option<u64>, bool)>> {
+        let shown = prop_oneof![
+            2 => Just(None),
+            1 => (0..4000 * DAY).prop_map(Some),
+            1 => (TODAY - 400 * DAY..TODAY + 4000 * DAY).prop_map(Some),
+        ];
+        proptest::collection::vec((0..3 * DAY, shown, proptest::bool::weighted(0.2)), 1..60)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_wrong_clocks_show_known_boots_are_exact_and_others_lie_between_them(looks in looks()) {
+            let (mut boots, mut truth, mut up) = (Boots::default(), TODAY, 0);
+            let mut stamps: Vec<(Stamp, u64)> = Vec::new();
+            for (at, (passed, shown, off)) in looks.into_iter().enumerate() {
+                truth += passed;
+                let begins = off || at == 0;
+                up = if begins { 0 } else { up + passed };
+                let quality = if shown.is_none() { ClockQuality::Synced } else { ClockQuality::Estimated };
+                let wall = WallTime(shown.unwrap_or(truth));
+                let reading = Reading { at: Monotonic(up), wall, quality, spread: Duration::ZERO };
+                if begins { boots.begin(0, &reading); } else { boots.observe(&reading); }
+                stamps.push((Stamp { boot: boots.current(), at: Monotonic(up) }, truth));
+                for (stamp, stored) in &stamps {
+                    prop_assert!(boots.age(*stamp, Monotonic(up)) <= Duration::from_nanos(truth - stored), "never older than it is");
+                }
+            }
+            let known = |stamp: Stamp| boots.time(stamp).quality == ClockQuality::Synced;
+            for (at, (stamp, stored)) in stamps.iter().enumerate() {
+                let time = boots.time(*stamp).wall.0;
+                if known(*stamp) {
+                    prop_assert_eq!(time, *stored);
+                    continue;
+                }
+                if let Some((_, before)) = stamps[..at].iter().rev().find(|(stamp, _)| known(*stamp)) {
+                    prop_assert!(time >= *before);
+                }
+                if let Some((_, after)) = stamps[at..].iter().find(|(stamp, _)| known(*stamp)) {
+                    prop_assert!(time <= *after);
+                }
+            }
+        }
     }
 }
