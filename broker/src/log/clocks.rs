@@ -11,7 +11,7 @@ use super::core::Core;
 use super::layout::{META_VERSION, Meta, SNAPSHOT_VERSION, append_anchors, decode_anchors, encode};
 use super::record::Stamp;
 use super::shared::Shared;
-use crate::clock::{ClockQuality, MessageTime, Reading};
+use crate::clock::{MessageTime, Reading};
 
 impl Core {
     /// Compares the clocks. True if a commit should save what was learned, as nothing less than the time of all earlier messages depends on it.
@@ -80,11 +80,5 @@ impl Log {
     pub fn now(&self) -> MessageTime {
         self.shared().look_at_clock();
         self.time(self.stamp())
-    }
-
-    /// Whether the clock of this boot is known, so that messages stored in it have their right time.
-    #[must_use]
-    pub fn clock_quality(&self) -> ClockQuality {
-        self.now().quality
     }
 }
