@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use headwater_benches::payload::{Numbers, PAYLOAD_BYTES, telemetry, topic};
 use headwater_benches::store::Store;
-use headwater_broker::clock::{Monotonic, WallTime};
+use headwater_broker::clock::{ClockQuality, MessageTime, Monotonic, WallTime};
 use headwater_broker::log::kernels::BlockKernel;
 use headwater_broker::log::{AckPolicy, BlockCodec, Seq, StreamUid, Ticket};
 use headwater_broker::mqtt::codec::{decode, encode_publish};
@@ -241,7 +241,8 @@ fn forwarder(c: &mut Criterion) {
     let encoder = Encoder::new("edge.{gateway}.{stream}.{subject}", "gw", "s", uid).expect("a valid template");
     let encoder = Arc::new(encoder);
     let payload = Bytes::from(payloads(1).remove(0));
-    let one: Outgoing = encoder.message(Seq(1), WallTime(0), "plant/1/telemetry", None, payload).expect("short");
+    let time = MessageTime { wall: WallTime(0), quality: ClockQuality::Synced };
+    let one: Outgoing = encoder.message(Seq(1), time, "plant/1/telemetry", None, payload).expect("short");
     let run = || {
         let settings = Settings {
             batch: Limits { msgs: 1_000, bytes: 1 << 20 },

@@ -88,7 +88,7 @@ impl Board {
             status.oldest_unsent_age = shown
                 .oldest
                 .filter(|(seq, _)| status.backlog_msgs > 0 && seq.0 > status.confirmed_seq)
-                .map(|(_, stored)| Duration::from_nanos(SystemClock.wall().0.saturating_sub(stored.0)));
+                .map(|(_, stored)| Duration::from_nanos(source.now().0.saturating_sub(stored.0)));
             status
         });
         status.mirrors = mirrors.collect();

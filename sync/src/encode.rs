@@ -5,6 +5,7 @@
 //! | `Nats-Msg-Id` | `{gateway}/{stream}/{seq}@{stream id}` |
 //! | `Headwater-Seq` | sequence in the gateway's stream |
 //! | `Headwater-Time` | when the gateway stored it, RFC 3339 in UTC with nanoseconds |
+//! | `Headwater-Clock` | what that time is worth: `synced`, from a clock that was right, or `estimated` |
 //! | `Headwater-Stream-Id` | identity of the gateway's stream, 16 hexadecimal digits |
 //! | `Content-Type` | MQTT 5 content type |
 //! | `Mqtt-Response-Topic` | MQTT 5 response topic, as the MQTT topic it is |
@@ -22,7 +23,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use headwater_broker::clock::WallTime;
+use headwater_broker::clock::{MessageTime, WallTime};
 use headwater_broker::log::{Seq, StreamUid};
 use headwater_broker::mqtt::packet::PublishProperties;
 
@@ -35,6 +36,7 @@ pub const STREAM_ID: &str = "Headwater-Stream-Id";
 /// For the hub's dedupe window.
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 const TIME: &str = "Headwater-Time";
+const CLOCK: &str = "Headwater-Clock";
 
 /// Longest subject sent. A hub reads at most 4,096 bytes of a protocol line, which carries our reply inbox as well.
 const MAX_SUBJECT_BYTES: usize = 3_000;
@@ -117,7 +119,7 @@ impl Encoder {
     pub fn message(
         &self,
         seq: Seq,
-        time: WallTime,
+        time: MessageTime,
         subject: &str,
         properties: Option<&PublishProperties>,
         payload: Bytes,
@@ -125,10 +127,11 @@ impl Encoder {
         if self.prefix.len() + subject.len() > MAX_SUBJECT_BYTES {
             return None;
         }
-        let mut headers = Vec::with_capacity(4 + properties.map_or(0, |p| 5 + p.user.len()));
+        let mut headers = Vec::with_capacity(5 + properties.map_or(0, |p| 5 + p.user.len()));
         headers.push((Cow::Borrowed(MESSAGE_ID), format!("{}/{}@{}", self.name, seq, self.uid)));
         headers.push((Cow::Borrowed(SEQ), seq.to_string()));
-        headers.push((Cow::Borrowed(TIME), rfc3339(time)));
+        headers.push((Cow::Borrowed(TIME), rfc3339(time.wall)));
+        headers.push((Cow::Borrowed(CLOCK), time.quality.as_str().to_owned()));
         headers.push((Cow::Borrowed(STREAM_ID), self.uid.to_string()));
         if let Some(properties) = properties {
             push_properties(&mut headers, properties);
@@ -249,7 +252,11 @@ fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use headwater_broker::clock::ClockQuality;
+
     use super::*;
+
+    const NEVER: MessageTime = MessageTime { wall: WallTime(0), quality: ClockQuality::Estimated };
 
     fn encoder() -> Encoder {
         Encoder::new("edge.{gateway}.{stream}.{subject}", "gw-1", "telemetry", StreamUid(0xabc))
@@ -262,14 +269,15 @@ mod tests {
 
     #[test]
     fn a_message_says_where_it_comes_from() {
-        let time = WallTime(1_763_900_000_000_000_042);
+        let time = MessageTime { wall: WallTime(1_763_900_000_000_000_042), quality: ClockQuality::Synced };
         let m = encoder().message(Seq(7), time, "a.b", None, Bytes::from_static(b"21.5")).expect("a short subject");
         assert_eq!(m.subject, "edge.gw-1.telemetry.a.b");
         assert_eq!(header(&m, "Nats-Msg-Id"), Some("gw-1/telemetry/7@0000000000000abc"));
         assert_eq!(header(&m, "Headwater-Seq"), Some("7"));
         assert_eq!(header(&m, "Headwater-Time"), Some("2025-11-23T12:13:20.000000042Z"));
+        assert_eq!(header(&m, "Headwater-Clock"), Some("synced"));
         assert_eq!(header(&m, "Headwater-Stream-Id"), Some("0000000000000abc"));
-        assert_eq!(m.headers.len(), 4);
+        assert_eq!(m.headers.len(), 5);
     }
 
     #[test]
@@ -294,7 +302,7 @@ mod tests {
             user: vec![("site".into(), "Köln".into()), ("site".into(), "2".into())],
             ..PublishProperties::default()
         };
-        let m = encoder().message(Seq(1), WallTime(0), "a", Some(&properties), Bytes::new()).expect("a short subject");
+        let m = encoder().message(Seq(1), NEVER, "a", Some(&properties), Bytes::new()).expect("a short subject");
         assert_eq!(header(&m, "Content-Type"), Some("application/json"));
         assert_eq!(header(&m, "Mqtt-Correlation-Data"), Some("AP8QCA=="));
         assert_eq!(header(&m, "Mqtt-Payload-Format"), Some("1"));
@@ -343,7 +351,7 @@ mod tests {
     #[test]
     fn a_subject_that_no_hub_reads_is_not_sent() {
         let long = "x".repeat(MAX_SUBJECT_BYTES);
-        assert!(encoder().message(Seq(1), WallTime(0), &long, None, Bytes::new()).is_none());
+        assert!(encoder().message(Seq(1), NEVER, &long, None, Bytes::new()).is_none());
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub trait Source: fmt::Debug + Send + Sync + 'static {
     fn read(&self, from: Seq, limits: Limits) -> Result<(Vec<Entry>, Seq), String>;
     /// When the first message at or behind `from` was stored. May block on the disk.
     fn time_of(&self, from: Seq) -> Option<WallTime>;
+    /// The time now, on the same clock.
+    fn now(&self) -> WallTime;
     /// Last sequence confirmed.
     fn floor(&self) -> Seq;
     /// Confirms.
@@ -104,7 +106,7 @@ impl LogSource {
         } else {
             Some(decode_stored(&message.headers).map_err(|_| Absence::Damage)?)
         };
-        let time = self.log.wall(message.stamp);
+        let time = self.log.time(message.stamp);
         let outgoing = self.encoder.message(message.seq, time, &subject, properties.as_ref(), message.payload);
         let outgoing = outgoing.ok_or(Absence::TooLarge)?;
         Ok(Entry::Message { seq: message.seq, outgoing })
@@ -130,9 +132,13 @@ impl Source for LogSource {
         // A gap may come first.
         let batch = self.log.read(self.stream, from, 2, 1).ok()?;
         batch.items.iter().find_map(|item| match item {
-            Item::Message(message) => Some(self.log.wall(message.stamp)),
+            Item::Message(message) => Some(self.log.time(message.stamp).wall),
             Item::Gap { .. } => None,
         })
+    }
+
+    fn now(&self) -> WallTime {
+        self.log.now().wall
     }
 
     fn floor(&self) -> Seq {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use headwater_broker::clock::{Monotonic, WallTime};
+use headwater_broker::clock::{ClockQuality, MessageTime, Monotonic, WallTime};
 use headwater_broker::log::{Seq, StreamUid};
 use headwater_sync::backoff::Jitter;
 use headwater_sync::batch::{Absence, Entry, Limits};
@@ -191,7 +191,8 @@ impl World {
             next = self.held.first;
         }
         while next <= self.held.last && entries.len() < limits.msgs {
-            let outgoing = self.encoder.message(next, WallTime(0), "a", None, Bytes::new()).expect("a short subject");
+            let time = MessageTime { wall: WallTime(0), quality: ClockQuality::Synced };
+            let outgoing = self.encoder.message(next, time, "a", None, Bytes::new()).expect("a short subject");
             entries.push(Entry::Message { seq: next, outgoing });
             next = next.next();
         }

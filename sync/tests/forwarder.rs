@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use headwater_broker::clock::{Monotonic, WallTime};
+use headwater_broker::clock::{ClockQuality, MessageTime, Monotonic, WallTime};
 use headwater_broker::log::{Seq, StreamUid};
 use headwater_sync::backoff::Jitter;
 use headwater_sync::batch::{Absence, Entry, Limits};
@@ -63,7 +63,8 @@ impl Bench {
 
     fn message(&self, seq: u64) -> Entry {
         let payload = Bytes::from_static(b"x");
-        let outgoing = self.encoder.message(Seq(seq), WallTime(0), "a", None, payload).expect("a short subject");
+        let time = MessageTime { wall: WallTime(0), quality: ClockQuality::Synced };
+        let outgoing = self.encoder.message(Seq(seq), time, "a", None, payload).expect("a short subject");
         Entry::Message { seq: Seq(seq), outgoing }
     }
 

@@ -161,6 +161,8 @@ pub fn assert_exact(gateway: &str, stream: &str, log: &[Logged], copy: &[HubMess
         assert_eq!(message.header("Nats-Msg-Id"), format!("{gateway}/{stream}/{}@{id}", logged.seq));
         let time = message.header("Headwater-Time");
         assert!(time.len() >= 20 && time.contains('T') && time.ends_with('Z'), "not RFC 3339: {time}");
+        let clock = message.header("Headwater-Clock");
+        assert!(["synced", "estimated"].contains(&clock), "of sequence {}: {clock}", logged.seq);
     }
 }
 
@@ -288,6 +290,7 @@ mod tests {
         let headers = [
             ("Headwater-Seq", seq.to_string()),
             ("Headwater-Stream-Id", "00ff".into()),
+            ("Headwater-Clock", "estimated".to_owned()),
             ("Headwater-Time", "2026-01-01T00:00:00.000000000Z".into()),
             ("Nats-Msg-Id", format!("g/s/{seq}@00ff")),
         ];

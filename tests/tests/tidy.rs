@@ -14,6 +14,7 @@ const PURE: &[&str] = &[
     "benches/src/tally",
     "broker/src/auth/acl",
     "broker/src/auth/jwt",
+    "broker/src/log/boots",
     "broker/src/mqtt",
     "broker/src/router/trie",
     "broker/src/server/admission",

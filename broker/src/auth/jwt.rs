@@ -15,16 +15,13 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde::Deserialize;
 
-use crate::clock::WallTime;
+use crate::clock::{RELEASED, WallTime};
 
 /// Longest token: MQTT allows 64 KiB, and an access list of some length fits here.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
 /// Most keys of a file: the issuer's current ones and those before.
 const MAX_KEYS: usize = 32;
-
-/// 2026-11-01, before this program was released: a clock that shows less has not been set since the machine started.
-const CLOCK_IS_SET: WallTime = WallTime(1_793_491_200_000_000_000);
 
 /// How tokens are checked; `[auth.jwt]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -275,7 +272,7 @@ impl Jwt {
     }
 
     fn remaining(&self, claims: &Claims, now: WallTime) -> Result<Option<Duration>, JwtError> {
-        if now < CLOCK_IS_SET {
+        if now < RELEASED {
             return if self.config.without_clock { Ok(None) } else { Err(JwtError::NoClock) };
         }
         let now = Duration::from_nanos(now.0);

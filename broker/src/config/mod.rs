@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::AuthFiles;
+use crate::clock::ClockTrust;
 use crate::log::{AckPolicy, BlockCodec, Storage, StreamLimits};
 
 /// Everything the gateway runs with.
@@ -41,6 +42,8 @@ pub struct Config {
     pub disk: Disk,
     /// `[durability]`
     pub durability: Durability,
+    /// `[clock]`
+    pub clock: ClockTrust,
     /// `[http]`
     pub http: Http,
     /// `[mqtt]`
@@ -59,11 +62,12 @@ impl Config {
     /// Names of the sections that are not the same in `other`.
     #[must_use]
     pub fn sections_that_differ(&self, other: &Config) -> Vec<&'static str> {
-        let Config { gateway, disk, durability, http, mqtt, auth, listeners, streams, uplinks } = self;
+        let Config { gateway, disk, durability, clock, http, mqtt, auth, listeners, streams, uplinks } = self;
         let sections = [
             ("gateway", *gateway == other.gateway),
             ("disk", *disk == other.disk),
             ("durability", *durability == other.durability),
+            ("clock", *clock == other.clock),
             ("http", *http == other.http),
             ("mqtt", *mqtt == other.mqtt),
             ("auth", *auth == other.auth),

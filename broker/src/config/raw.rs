@@ -24,6 +24,7 @@ pub(crate) struct RawFile {
     pub(crate) gateway: RawGateway,
     pub(crate) disk: RawDisk,
     pub(crate) durability: RawDurability,
+    pub(crate) clock: RawClock,
     pub(crate) http: RawHttp,
     pub(crate) mqtt: RawMqtt,
     pub(crate) auth: RawAuth,
@@ -90,6 +91,29 @@ impl Default for RawDurability {
 pub(crate) enum RawAck {
     Synced,
     Interval,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawClock {
+    pub(crate) trust: Key<RawTrust>,
+    pub(crate) synced_file: Key<String>,
+}
+
+impl Default for RawClock {
+    fn default() -> Self {
+        Self { trust: RawTrust::Daemon.into(), synced_file: "/run/systemd/timesync/synchronized".to_owned().into() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RawTrust {
+    Daemon,
+    Always,
+    Never,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -423,6 +447,7 @@ pub(crate) fn keys_at(section: &str) -> &'static [&'static str] {
         "gateway" => keys_of::<RawGateway>(),
         "disk" => keys_of::<RawDisk>(),
         "durability" => keys_of::<RawDurability>(),
+        "clock" => keys_of::<RawClock>(),
         "http" => keys_of::<RawHttp>(),
         "mqtt" => keys_of::<RawMqtt>(),
         "auth" => keys_of::<RawAuth>(),

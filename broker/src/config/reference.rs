@@ -69,6 +69,7 @@ fn every_key_is_documented_with_its_default() {
     holds::<raw::RawGateway>("gateway", "[gateway]");
     holds::<raw::RawDisk>("disk", "[disk]");
     holds::<raw::RawDurability>("durability", "[durability]");
+    holds::<raw::RawClock>("clock", "[clock]");
     holds::<raw::RawHttp>("http", "[http]");
     holds::<raw::RawMqtt>("mqtt", "[mqtt]");
     holds::<raw::RawAuth>("auth", "[auth]");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::error::{ConfigError, ConfigErrors};
 use super::key::Key;
-use super::raw::{self, RawAck, RawAuth, RawCompression, RawFile, RawJwt, RawMqtt};
+use super::raw::{self, RawAck, RawAuth, RawCompression, RawFile, RawJwt, RawMqtt, RawTrust};
 use super::size::{GIB, KIB, MIB, Size};
 use super::span::Span;
 use super::tree::{NodeId, Override, Tree};
@@ -14,6 +14,7 @@ use super::{Auth, Bind, Config, Disk, Durability, Gateway, Http, Listener, Mqtt}
 use super::{listeners, streams, uplinks};
 use crate::auth::AuthFiles;
 use crate::auth::jwt::JwtConfig;
+use crate::clock::ClockTrust;
 use crate::log::{AckPolicy, BlockCodec};
 use crate::mqtt::topic::TopicName;
 
@@ -134,6 +135,7 @@ fn resolve(raw: &RawFile, host_name: &str, check: &mut Check<'_>) -> Config {
         gateway: Gateway { id, data_dir: data_dir.value.clone().into() },
         disk: disk(raw, check),
         durability: durability(raw, check),
+        clock: clock(raw, check),
         http,
         mqtt: mqtt(&raw.mqtt, check),
         auth,
@@ -222,6 +224,17 @@ fn durability(raw: &RawFile, check: &mut Check<'_>) -> Durability {
         RawAck::Interval => AckPolicy::Interval(interval),
     };
     Durability { ack, max_delay: check.time(&raw.max_delay, Span::ms(0), Span::ms(10_000)) }
+}
+
+fn clock(raw: &RawFile, check: &mut Check<'_>) -> ClockTrust {
+    let raw = &raw.clock;
+    let file = &raw.synced_file;
+    check.demand(file, !file.value.is_empty(), |_| "expected a file, found \"\"".to_owned());
+    match raw.trust.value {
+        RawTrust::Daemon => ClockTrust::Daemon { synced_file: file.value.clone().into() },
+        RawTrust::Always => ClockTrust::Always,
+        RawTrust::Never => ClockTrust::Never,
+    }
 }
 
 fn http(raw: &RawFile, listeners: &[Listener], check: &mut Check<'_>) -> Http {

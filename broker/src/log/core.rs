@@ -399,7 +399,7 @@ impl Core {
             if let Meta::Reserve { stream, upto } = meta {
                 group.reserves.push((stream, upto));
             }
-            group.meta(&encode(META_VERSION, &meta));
+            group.meta(&self.encoded(&meta));
             if group.raw.len() - start > PIGGYBACK_BYTES {
                 self.must_commit = !self.metas.is_empty();
                 return group;
@@ -493,7 +493,7 @@ impl Core {
         Snapshot {
             streams: streams.collect(),
             cursors: self.cursors.iter().flatten().filter(|c| !c.volatile).map(record).collect(),
-            boots: self.boots.records().to_vec(),
+            boots: self.boots.records(),
         }
     }
 
@@ -502,12 +502,12 @@ impl Core {
     pub(super) fn slot_record(&self) -> Option<Vec<u8>> {
         const ROOM: usize = META_ROOM_BYTES - PIGGYBACK_BYTES - 4096;
         let mut snapshot = self.snapshot();
-        let encoded = encode(META_VERSION, &Meta::Snapshot(snapshot.clone()));
+        let encoded = self.encoded(&Meta::Snapshot(snapshot.clone()));
         if encoded.len() <= ROOM {
             return Some(encoded);
         }
         snapshot.cursors.clear();
-        Some(encode(META_VERSION, &Meta::Snapshot(snapshot))).filter(|e| e.len() <= ROOM)
+        Some(self.encoded(&Meta::Snapshot(snapshot))).filter(|e| e.len() <= ROOM)
     }
 
     /// Removes an epoch from everything; what is live in it is discarded. Returns the note that must be on disk before the epoch goes.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::classes::Class;
 use super::core::Core;
 use super::held::{Piece, Source};
-use super::layout::{SNAPSHOT_VERSION, encode};
 use super::plan::{BLOCK_TARGET_BYTES, epoch_bound};
 use super::staging::SlotId;
 use super::tail::TailFrame;
@@ -90,7 +89,7 @@ impl Job {
             Some(part) => (part.last, part.has_tables) = (true, has_tables),
             None => parts.push(Part { class: None, streams: Vec::new(), last: true, has_tables }),
         }
-        let snapshot = encode(SNAPSHOT_VERSION, &core.snapshot());
+        let snapshot = core.encoded_snapshot();
         // A block also ends where the boot changes.
         let cuts = frames
             .windows(2)

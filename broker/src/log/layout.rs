@@ -34,6 +34,9 @@
 //! [`KIND_MESSAGE`]: stream, sequence, time delta, tag (1 byte), then subject, headers, payload, each with its length before it.
 //! [`KIND_PUT`]: table (1 byte), key, value. [`KIND_DELETE`]: table, key. [`KIND_META`]: length, then [`META_VERSION`] and a postcard [`Meta`].
 //!
+//! Behind a [`Meta::Boot`], a [`Meta::Snapshot`] and the [`Snapshot`] of an epoch stand the anchors of that boot or of all: postcard, a list of
+//! [`AnchorRecord`]. Logs of 0.1 have nothing there, and their program does not look there.
+//!
 //! Note in `ends` (two places of [`ENDS_PLACE_BYTES`], written in turn): xxh3-64 of what follows the length, seeded with the seed in `FORMAT`;
 //! its length (4 bytes, little endian); [`ENDS_VERSION`]; a postcard `Note`. In `drops` the same with places of [`DROPS_PLACE_BYTES`],
 //! [`DROPS_VERSION`] and a `DropNote`.
@@ -197,6 +200,16 @@ pub(super) struct BootRecord {
     pub(super) last_at: u64,
 }
 
+/// The clock of a boot was right. Stands behind a [`Meta::Boot`] or a [`Snapshot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AnchorRecord {
+    pub(super) boot: u32,
+    /// Counts for stamps behind this monotonic time; the first of a boot for those before it, too.
+    pub(super) at: u64,
+    /// Wall time minus monotonic time, nanoseconds.
+    pub(super) offset: i64,
+}
+
 /// What the log must know besides messages and tables. In every epoch, and at the start of every slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Snapshot {
@@ -269,6 +282,16 @@ pub(super) fn encode<T: Serialize>(version: u8, value: &T) -> Vec<u8> {
     postcard::to_extend(value, vec![version]).expect("a growing buffer takes every value of these types")
 }
 
+/// Appends anchors to what [`encode`] wrote.
+pub(super) fn append_anchors(bytes: Vec<u8>, anchors: &[AnchorRecord]) -> Vec<u8> {
+    postcard::to_extend(anchors, bytes).expect("a growing buffer takes every list of anchors")
+}
+
+/// The anchors behind a value; none where an earlier program wrote it.
+pub(super) fn decode_anchors(rest: &[u8]) -> Vec<AnchorRecord> {
+    postcard::from_bytes(rest).unwrap_or_default()
+}
+
 /// Reads what [`encode`] wrote; also the bytes behind it. `None` if version or content are not ours.
 pub(super) fn decode<'a, T: Deserialize<'a>>(version: u8, bytes: &'a [u8]) -> Option<(T, &'a [u8])> {
     let (&found, rest) = bytes.split_first()?;
@@ -298,5 +321,25 @@ mod tests {
         assert_eq!((back, rest), (meta, &[9u8][..]));
         assert!(decode::<Meta>(META_VERSION, &[2, 1, 3, 0xAC, 2, 7]).is_none());
         assert!(decode::<Meta>(META_VERSION, &[]).is_none());
+    }
+
+    #[test]
+    fn anchors_stand_where_version_1_does_not_look() {
+        let record = BootRecord { number: 3, id: 9, offset: -2, last_at: 300 };
+        // As 0.1 wrote them.
+        let boot = [1, 5, 3, 9, 3, 0xAC, 2];
+        let snapshot = [1, 0, 0, 1, 3, 9, 3, 0xAC, 2];
+        assert_eq!(encode(META_VERSION, &Meta::Boot(record.clone())), boot);
+        let (back, rest) = decode::<Meta>(META_VERSION, &boot).expect("valid");
+        assert_eq!((back, decode_anchors(rest)), (Meta::Boot(record.clone()), Vec::new()));
+        let (back, rest) = decode::<Snapshot>(SNAPSHOT_VERSION, &snapshot).expect("valid");
+        assert_eq!((back.boots, decode_anchors(rest)), (vec![record.clone()], Vec::new()));
+
+        let anchors = [AnchorRecord { boot: 3, at: 200, offset: -1 }];
+        let bytes = append_anchors(boot.to_vec(), &anchors);
+        assert_eq!(bytes[boot.len()..], [1, 3, 0xC8, 1, 1]);
+        // What 0.1 does with it.
+        let (back, rest) = decode::<Meta>(META_VERSION, &bytes).expect("valid");
+        assert_eq!((back, decode_anchors(rest)), (Meta::Boot(record), anchors.to_vec()));
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `core.rs`, `restore.rs` | the state behind one short lock, and how it comes back; `cursors.rs` its readers, `losses.rs` what was taken from them; `group.rs` what is being collected; `held.rs` what a stream holds; `tables.rs`, `subjects.rs`, `memory.rs`, `boots.rs` |
+//! | `core.rs`, `restore.rs` | the state behind one short lock, and how it comes back; `cursors.rs` its readers, `losses.rs` what was taken from them; `group.rs` what is being collected; `held.rs` what a stream holds; `tables.rs`, `subjects.rs`, `memory.rs` |
+//! | `boots.rs`, `clocks.rs` | what is known of the times of stamps, and where it comes from |
 //! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns; `room.rs` what the second does to make room, `plan.rs` and `classes.rs` what goes first; `job.rs`, `epoch.rs` what an epoch is made of |
 //! | `read.rs`, `open.rs`, `verify.rs` | reading, opening and recovery, looking for damage without changing anything |
 //! | `frame.rs`, `records.rs`, `block.rs` | bytes; pure |
@@ -20,6 +21,7 @@ mod block;
 mod boots;
 mod cache;
 mod classes;
+mod clocks;
 mod core;
 mod cursors;
 mod disk;
@@ -78,7 +80,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use self::shared::Shared;
-use crate::clock::{Clock, WallTime};
+use crate::clock::Clock;
 
 /// When an append counts as done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -339,6 +341,7 @@ impl Log {
     /// # Errors
     /// See [`ReadError`]. Damaged messages are no error but an [`Item::Gap`].
     pub fn read(&self, stream: StreamId, from: Seq, max_msgs: usize, max_bytes: usize) -> Result<ReadBatch, ReadError> {
+        self.shared().look_at_clock();
         self.shared().read(stream, from, max_msgs, max_bytes)
     }
 
@@ -452,11 +455,6 @@ impl Log {
     pub fn age(&self, stamp: Stamp) -> Duration {
         let now = self.shared().clock.monotonic();
         self.shared().lock().boots.age(stamp, now)
-    }
-    /// The wall time of a stamp, corrected once the clock of its boot is known.
-    #[must_use]
-    pub fn wall(&self, stamp: Stamp) -> WallTime {
-        self.shared().lock().boots.wall(stamp)
     }
 
     /// Figures for status and metrics.

@@ -74,10 +74,8 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     }
 
     let id = config.clock.boot_id().map_or(0, |id| xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), seed) | 1);
-    report.boot = core.boots.begin(id, config.clock.monotonic(), config.clock.wall());
-    if let Some(record) = core.boots.records().last() {
-        core.metas.push_back(Meta::Boot(record.clone()));
-    }
+    report.boot = core.boots.begin(id, &config.clock.read());
+    core.metas.extend(core.boots.record().map(Meta::Boot));
 
     let saved: Vec<u64> = core.streams.iter().map(|s| s.held.known_first).collect();
     // An epoch or the last note may remember sequences that were durable in a frame that is now damaged, with no frame behind it that
@@ -283,8 +281,8 @@ fn load_epochs(
         // Should the newest not be readable, an older one knows all but the latest streams.
         match store.value(&key(number, INDEX_STREAM, 1)) {
             Ok(Some(value)) => {
-                if let Some((snapshot, _)) = decode::<Snapshot>(SNAPSHOT_VERSION, &value) {
-                    core.apply_snapshot(snapshot);
+                if let Some((snapshot, rest)) = decode::<Snapshot>(SNAPSHOT_VERSION, &value) {
+                    core.apply_snapshot(snapshot, rest);
                     break;
                 }
             }
@@ -456,7 +454,7 @@ fn replay_frame(core: &mut Core, slot: SlotId, frame: &Found<'_>, raw: &mut Vec<
                 core.tail.slot_mut(slot).table_records += 1;
             }
             Record::Meta(bytes) => match decode::<Meta>(META_VERSION, bytes) {
-                Some((meta, _)) => core.apply(meta),
+                Some((meta, rest)) => core.apply(meta, rest),
                 None => warn!(group = header.group, "a record of the log's own state cannot be read"),
             },
         }

@@ -26,10 +26,10 @@ impl Pulse {
         (self.asked.fetch_add(1, SeqCst) + 1, answered)
     }
 
-    /// The loop has come round. Costs next to nothing if nobody asked.
-    pub(super) fn answer(&self) {
+    /// The loop has come round; whether somebody had asked. Costs next to nothing if nobody did.
+    pub(super) fn answer(&self) -> bool {
         let asked = self.asked.load(SeqCst);
-        self.answered.send_if_modified(|answered| std::mem::replace(answered, asked) != asked);
+        self.answered.send_if_modified(|answered| std::mem::replace(answered, asked) != asked)
     }
 }
 
@@ -42,7 +42,8 @@ mod tests {
         let pulse = Pulse::default();
         let (first, answered) = pulse.ask();
         assert!(*answered.borrow() < first);
-        pulse.answer();
+        assert!(pulse.answer());
+        assert!(!pulse.answer());
         assert!(*answered.borrow() >= first);
         let (second, answered) = pulse.ask();
         assert!(*answered.borrow() < second);

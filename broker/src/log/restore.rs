@@ -8,8 +8,8 @@ use super::stream::{Storage, StreamConfig, StreamId, StreamUid};
 use super::subjects::Subjects;
 
 impl Core {
-    /// Takes over what was saved. Later or earlier than what is known already: the later wins.
-    pub(super) fn apply(&mut self, meta: Meta) {
+    /// Takes over what was saved, and what stands behind it. Later or earlier than what is known already: the later wins.
+    pub(super) fn apply(&mut self, meta: Meta, rest: &[u8]) {
         match meta {
             Meta::Stream { id, name, uid } => self.restore_stream(id, name, StreamUid(uid)),
             Meta::Trim { stream, first, purged } => {
@@ -31,17 +31,20 @@ impl Core {
                     *cursor = None;
                 }
             }
-            Meta::Boot(record) => self.boots.restore(record),
+            Meta::Boot(record) => {
+                self.boots.restore(record);
+                self.restore_anchors(rest);
+            }
             Meta::Damage { stream, first, last } => {
                 if let Some(stream) = self.streams.get_mut(stream as usize) {
                     stream.note_damage(first, last);
                 }
             }
-            Meta::Snapshot(snapshot) => self.apply_snapshot(snapshot),
+            Meta::Snapshot(snapshot) => self.apply_snapshot(snapshot, rest),
         }
     }
 
-    pub(super) fn apply_snapshot(&mut self, snapshot: Snapshot) {
+    pub(super) fn apply_snapshot(&mut self, snapshot: Snapshot, rest: &[u8]) {
         for record in snapshot.streams {
             self.restore_stream(record.id, record.name, StreamUid(record.uid));
             let Some(stream) = self.streams.get_mut(record.id as usize) else { continue };
@@ -59,6 +62,7 @@ impl Core {
         for record in snapshot.boots {
             self.boots.restore(record);
         }
+        self.restore_anchors(rest);
     }
 
     fn restore_stream(&mut self, id: u32, name: String, uid: StreamUid) {

@@ -10,7 +10,7 @@ use super::classes::facts;
 use super::core::Core;
 use super::disk;
 use super::epoch::{Contents, TableWriter, finish};
-use super::layout::{SNAPSHOT_VERSION, TABLE_BASE, TAG_DELETE, TAG_PUT, encode, key};
+use super::layout::{TABLE_BASE, TAG_DELETE, TAG_PUT, key};
 use super::plan::{
     BLOCK_TARGET_BYTES, EpochFacts, effective_budget, epoch_bound, fits, manifest_bound, next_drop, protected_full,
     worst,
@@ -214,7 +214,7 @@ impl Sealer {
         let (epoch, snapshot, last_group, tables) = {
             let core = self.shared.lock();
             let tables = core.epochs.len() as u64;
-            (core.next_epoch, encode(SNAPSHOT_VERSION, &core.snapshot()), core.last_sealed_group, tables)
+            (core.next_epoch, core.encoded_snapshot(), core.last_sealed_group, tables)
         };
         let blocks = raw_bytes / BLOCK_TARGET_BYTES as u64 + 258;
         let bound = epoch_bound(raw_bytes, 0, blocks, snapshot.len() as u64 + 64 * 256 + 10 * blocks);

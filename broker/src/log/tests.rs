@@ -8,6 +8,7 @@ use super::*;
 use crate::clock::SystemClock;
 
 mod classes;
+mod clocks;
 mod drops;
 mod model;
 mod recovery;

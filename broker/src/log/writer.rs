@@ -11,7 +11,7 @@ use super::ends::NOTE_AFTER;
 use super::frame::{FrameHeader, FrameIdentity, encode_frame, frame_len};
 use super::group::Group;
 use super::held::{Piece, Source};
-use super::layout::{FRAME_HEADER_BYTES, Meta};
+use super::layout::FRAME_HEADER_BYTES;
 use super::record::{Stamp, Ticket};
 use super::shared::Shared;
 use super::staging::SlotId;
@@ -85,7 +85,10 @@ impl Writer {
             if core.failed {
                 return Todo::End;
             }
-            self.shared.pulse.answer();
+            if self.shared.pulse.answer() && !core.boots.is_synced() {
+                let learned = core.look(&self.shared.clock.read());
+                core.must_commit |= learned;
+            }
             let now = Instant::now();
             let mut until: Option<Instant> = None;
             let mut at_latest = |at: Instant| until = Some(until.map_or(at, |u| u.min(at)));
@@ -168,12 +171,10 @@ impl Writer {
     fn commit(&mut self) -> std::io::Result<()> {
         let spare = std::mem::take(&mut self.spare);
         let (mut group, number, boot) = {
+            let now = self.shared.clock.read();
             let mut core = self.shared.lock();
-            let (now, wall) = (self.shared.clock.monotonic(), self.shared.clock.wall());
-            if let Some(record) = core.boots.observe(now, wall) {
-                core.metas.push_back(Meta::Boot(record));
-            }
-            let group = core.take_group(spare, now);
+            core.look(&now);
+            let group = core.take_group(spare, now.at);
             let number = core.next_group;
             (group, number, core.boots.current())
         };

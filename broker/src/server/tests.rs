@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::clock::SystemClock;
+use crate::clock::{ClockTrust, SystemClock};
 use crate::config;
 use crate::config::{Disk, Durability, Gateway, Http, Listener, ListenerKind, Mqtt, Stream};
 use crate::log::{AckPolicy, BlockCodec, Discard, LogConfig, Seq, Storage, StreamConfig, StreamLimits};
@@ -38,6 +38,7 @@ fn config(dir: &Path) -> Config {
         gateway: Gateway { id: "test".to_owned(), data_dir: dir.to_owned() },
         disk: Disk { max_bytes: 32 << 20, min_free: 0, codec: BlockCodec::Lz4 },
         durability: Durability { ack: AckPolicy::Synced, max_delay: Duration::ZERO },
+        clock: ClockTrust::Never,
         http: Http { bind: None, remote_messages: false },
         mqtt: Mqtt {
             max_connections: 4,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use bytes::Bytes;
-use headwater_broker::clock::WallTime;
+use headwater_broker::clock::{ClockQuality, MessageTime, WallTime};
 use headwater_broker::config::{Mirror, Uplink, UplinkAuth, UplinkTls};
 use headwater_broker::log::{DurableMark, Seq, StreamUid, Ticket};
 use headwater_sync::batch::{Absence, Entry, Limits};
@@ -253,6 +253,10 @@ impl MemorySource {
     }
 }
 
+fn time(nanoseconds: u64) -> MessageTime {
+    MessageTime { wall: WallTime(nanoseconds), quality: ClockQuality::Synced }
+}
+
 impl Source for MemorySource {
     fn held(&self) -> Held {
         let state = self.state.lock().expect("not poisoned");
@@ -279,7 +283,7 @@ impl Source for MemorySource {
             bytes += payload.len();
             next = seq + 1;
             let subject = format!("t.{}", seq % 3);
-            let message = self.encoder.message(Seq(*seq), WallTime(*seq), &subject, None, payload.clone());
+            let message = self.encoder.message(Seq(*seq), time(*seq), &subject, None, payload.clone());
             entries.push(Entry::Message { seq: Seq(*seq), outgoing: message.expect("a short subject") });
         }
         Ok((entries, Seq(next)))
@@ -287,6 +291,10 @@ impl Source for MemorySource {
 
     fn time_of(&self, from: Seq) -> Option<WallTime> {
         Some(WallTime(from.0))
+    }
+
+    fn now(&self) -> WallTime {
+        WallTime(self.state.lock().expect("not poisoned").last)
     }
 
     fn floor(&self) -> Seq {

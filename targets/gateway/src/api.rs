@@ -129,9 +129,11 @@ fn shown(gateway: &Gateway, message: &StoredMessage) -> Message {
     // Properties that cannot be read are left out; the message itself is intact.
     let properties = decode_stored(&message.headers).unwrap_or_default();
     let user = properties.user.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    let time = gateway.log.time(message.stamp);
     Message {
         seq: message.seq.0,
-        time: rfc3339(gateway.log.wall(message.stamp)),
+        time: rfc3339(time.wall),
+        clock: time.quality.as_str().to_owned(),
         topic: String::from_utf8_lossy(&message.subject).into_owned(),
         // The router keeps QoS in bits 0 and 1 of the tag, and retain in bit 2.
         qos: message.tag & 0b11,

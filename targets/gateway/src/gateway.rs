@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use headwater_broker::clock::{ClockQuality, ClockTrust};
 use headwater_broker::config::{self, Config};
 use headwater_broker::log::{AckPolicy, Log, LogStats, LossEntry, Storage, StreamInfo};
 use headwater_broker::server::{BrokerStats, ClientInfo, Observer, Refused};
@@ -10,7 +11,9 @@ use headwater_sync::encode::rfc3339;
 use headwater_sync::{LastError, MirrorStatus, UplinkStatus, Uplinks};
 
 use crate::health::Health;
-use crate::status::{Client, Clients, Counter, Disk, Durability, Label, Loss, Mirror, Status, Stream, Trouble, Uplink};
+use crate::status::{
+    Client, Clients, Clock, Counter, Disk, Durability, Label, Loss, Mirror, Status, Stream, Trouble, Uplink,
+};
 
 /// Most clients that are listed.
 pub(crate) const MAX_CLIENTS_LISTED: usize = 1_000;
@@ -52,6 +55,7 @@ impl Gateway {
             resident_bytes: resident_bytes(),
             durability: self.durability(&log),
             disk: self.disk(&log),
+            clock: self.clock(),
             clients: self.clients(&self.broker.stats()),
             streams: self.streams(),
             uplinks: self.uplinks(),
@@ -77,7 +81,7 @@ impl Gateway {
 
     /// The ledger of losses, oldest first.
     pub(crate) fn losses(&self) -> Vec<Loss> {
-        let time = |stamp| rfc3339(self.log.wall(stamp));
+        let time = |stamp| rfc3339(self.log.time(stamp).wall);
         let loss = |entry: LossEntry| Loss {
             number: entry.number,
             stream: entry.stream,
@@ -127,6 +131,16 @@ impl Gateway {
             full: log.disk_full,
             damaged_msgs: log.damaged_msgs,
         }
+    }
+
+    fn clock(&self) -> Clock {
+        let now = self.log.now();
+        let trust = match self.config.clock {
+            ClockTrust::Daemon { .. } => "daemon",
+            ClockTrust::Always => "always",
+            ClockTrust::Never => "never",
+        };
+        Clock { synced: now.quality == ClockQuality::Synced, trust: trust.to_owned(), now: rfc3339(now.wall) }
     }
 
     fn clients(&self, broker: &BrokerStats) -> Clients {

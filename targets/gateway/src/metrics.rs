@@ -42,6 +42,8 @@ fn log(status: &Status, page: &mut Page) {
     page.one("disk_used_bytes", "gauge", "Allocated below the data directory.", disk.used_bytes);
     page.one("disk_max_bytes", "gauge", "Never exceeded by disk_used_bytes.", disk.max_bytes);
     page.one("disk_full", "gauge", "1 if appends are refused because the disk is full.", u64::from(disk.full));
+    let synced = u64::from(status.clock.synced);
+    page.one("clock_synced", "gauge", "1 once the wall clock was right since the machine started.", synced);
     page.one("damaged_messages", "gauge", "Messages found not readable since start.", disk.damaged_msgs);
     counters(&status.log, page);
 }

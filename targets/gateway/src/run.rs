@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use headwater_broker::auth::{Auth, AuthFiles};
-use headwater_broker::clock::{Clock, SystemClock};
+use headwater_broker::clock::{Clock, SystemClock, TrustedClock};
 use headwater_broker::config::{Config, Loaded};
 use headwater_broker::log::{Log, LogConfig, OpenReport, StreamConfig};
 use headwater_broker::router::internal_streams;
@@ -146,7 +146,7 @@ struct Running {
 }
 
 async fn start(config: &mut Config, auth: Auth, max_bytes: u64) -> Result<Running, Failure> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock = clock(config);
     let log_config = log_config(config, max_bytes);
     let opened = tokio::task::spawn_blocking(move || Log::open(log_config)).await.map_err(Failure::runtime)?;
     let (log, report) = opened.map_err(Failure::runtime)?;
@@ -170,6 +170,11 @@ async fn start(config: &mut Config, auth: Auth, max_bytes: u64) -> Result<Runnin
     Ok(Running { broker, gateway: Arc::new(gateway) })
 }
 
+/// The machine's clocks, the wall clock trusted as configured.
+fn clock(config: &Config) -> Arc<dyn Clock> {
+    Arc::new(TrustedClock::new(Arc::new(SystemClock), config.clock.clone()))
+}
+
 /// How the log is opened.
 pub(crate) fn log_config(config: &Config, max_bytes: u64) -> LogConfig {
     let configured = config.streams.iter().map(|stream| StreamConfig {
@@ -185,7 +190,7 @@ pub(crate) fn log_config(config: &Config, max_bytes: u64) -> LogConfig {
         max_delay: config.durability.max_delay,
         codec: config.disk.codec,
         streams: configured.chain(internal_streams()).collect(),
-        clock: Arc::new(SystemClock),
+        clock: clock(config),
     }
 }
 

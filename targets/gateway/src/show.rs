@@ -12,6 +12,7 @@ pub(crate) fn status(status: &Status) -> String {
         ),
         row("acks", acks(status)),
         row("disk", disk(status)),
+        row("clock", clock(status)),
         row("memory", bytes(status.resident_bytes)),
         row("clients", clients(status)),
     ];
@@ -60,6 +61,15 @@ fn disk(status: &Status) -> String {
         text += &format!(", {} messages DAMAGED", count(disk.damaged_msgs));
     }
     text
+}
+
+fn clock(status: &Status) -> String {
+    let clock = &status.clock;
+    match (clock.synced, clock.trust.as_str()) {
+        (true, _) => "right, and times of messages with it".to_owned(),
+        (false, "never") => "not trusted: times of messages are estimates".to_owned(),
+        (false, _) => "NOT YET right since the machine started: times of messages are estimates until it is".to_owned(),
+    }
 }
 
 fn clients(status: &Status) -> String {
@@ -196,20 +206,21 @@ fn age(age: f64) -> String {
     seconds(std::time::Duration::try_from_secs_f64(age).map_or(0, |age| age.as_secs()))
 }
 
-/// One message on one line, its payload at the end.
+/// One message on one line, its payload at the end. `~` in front of its time says that it is an estimate.
 pub(crate) fn message(message: &Message) -> String {
     let retain = if message.retain { " retain" } else { "" };
     let payload = match &message.payload {
         Some(text) => text.clone(),
         None => format!("base64:{}", message.payload_base64),
     };
-    format!("{} {} {} qos {}{retain}: {payload}", message.seq, message.time, message.topic, message.qos)
+    let estimated = if message.clock == "estimated" { "~" } else { "" };
+    format!("{} {estimated}{} {} qos {}{retain}: {payload}", message.seq, message.time, message.topic, message.qos)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Clients, Disk, Durability, Trouble};
+    use crate::status::{Clients, Clock, Disk, Durability, Trouble};
 
     fn example() -> Status {
         Status {
@@ -225,6 +236,7 @@ mod tests {
                 configured_bytes: 1 << 30,
                 ..Disk::default()
             },
+            clock: Clock::default(),
             clients: Clients { connected: 2, max: 10_000, sessions: 3, subscriptions: 4, ..Clients::default() },
             streams: vec![Stream {
                 name: "telemetry".to_owned(),
@@ -291,6 +303,9 @@ mod tests {
             text.contains("BEFORE the message is on disk, which happens every 500 ms") && text.contains("FULL"),
             "{text}"
         );
+        assert!(text.contains("NOT YET right"), "{text}");
+        example.clock.synced = true;
+        assert!(!status(&example).contains("NOT YET"));
         example.durability.failed = true;
         assert!(status(&example).contains("NONE: a sync of the log failed"));
     }

@@ -13,6 +13,8 @@ pub(crate) struct Status {
     pub(crate) resident_bytes: u64,
     pub(crate) durability: Durability,
     pub(crate) disk: Disk,
+    #[serde(default)]
+    pub(crate) clock: Clock,
     pub(crate) clients: Clients,
     pub(crate) streams: Vec<Stream>,
     pub(crate) uplinks: Vec<Uplink>,
@@ -49,6 +51,17 @@ pub(crate) struct Disk {
     pub(crate) full: bool,
     /// Messages found not readable since start.
     pub(crate) damaged_msgs: u64,
+}
+
+/// G7, as it is kept now.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Clock {
+    /// The wall clock was right at some time since the machine started: messages stored since then have their right time.
+    pub(crate) synced: bool,
+    /// `daemon`, `always` or `never`.
+    pub(crate) trust: String,
+    /// The time now as messages get it: RFC 3339.
+    pub(crate) now: String,
 }
 
 /// Clients and what became of their messages.
@@ -214,6 +227,9 @@ pub(crate) struct Message {
     pub(crate) seq: u64,
     /// RFC 3339, corrected once the clock of its boot is known.
     pub(crate) time: String,
+    /// What that time is worth: `synced` or `estimated`.
+    #[serde(default)]
+    pub(crate) clock: String,
     pub(crate) topic: String,
     pub(crate) qos: u8,
     pub(crate) retain: bool,

@@ -2,7 +2,7 @@
 
 use super::model::quiesce;
 use super::*;
-use crate::clock::{ManualClock, Monotonic};
+use crate::clock::{ManualClock, Monotonic, WallTime};
 
 fn manual(seconds: u64) -> Arc<ManualClock> {
     Arc::new(ManualClock::new(Monotonic(seconds * 1_000_000_000), WallTime(seconds * 1_000_000_000)))
@@ -302,17 +302,17 @@ fn stamps_become_wall_time_when_the_clock_of_their_boot_is_known() {
     assert_eq!(report.boot, 1);
     let id = log.stream("a").expect("there");
     append_durably(&log, &[message(id, "s", b"x")]);
-    assert_eq!(log.wall(stamp(&log, 1)), WallTime(0));
+    assert_eq!(log.time(stamp(&log, 1)).wall, WallTime(0));
     clock.advance(Duration::from_secs(7));
     clock.set_wall(WallTime(1_700_000_007_000_000_000));
     append_durably(&log, &[message(id, "s", b"x")]);
     let first = WallTime(1_700_000_000_000_000_000);
-    assert_eq!(log.wall(stamp(&log, 1)), first);
+    assert_eq!(log.time(stamp(&log, 1)).wall, first);
     drop(log);
     let (log, report) = Log::open_sized(with(&boot("two", 1)), SMALL).expect("open again");
     assert_eq!(report.boot, 2);
     append_durably(&log, &[message(id, "s", b"x")]);
-    assert_eq!(log.wall(stamp(&log, 1)), first);
+    assert_eq!(log.time(stamp(&log, 1)).wall, first);
     assert_eq!(stamp(&log, 3).boot, 2);
 }
 
