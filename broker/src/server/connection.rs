@@ -94,6 +94,8 @@ pub(super) struct Connection {
     handled: u32,
     /// When to look whether the client has become idle.
     rest_at: Option<Monotonic>,
+    /// Messages have come or gone since it last rested.
+    pub(super) moved: bool,
     answers: Vec<Answer>,
     timer: std::pin::Pin<Box<Sleep>>,
     timer_at: Option<Monotonic>,
@@ -139,6 +141,7 @@ impl Connection {
             exact: 0,
             handled: 0,
             rest_at: None,
+            moved: false,
             answers: Vec::new(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             timer_at: None,
@@ -246,16 +249,20 @@ impl Connection {
         more
     }
 
+    /// Gives back what only a busy connection needs. One that moves messages keeps it for a while, as more will follow; one that has
+    /// only connected, subscribed or pinged does at once: when thousands connect together, what they keep meanwhile adds up, and the
+    /// holes that it leaves stay.
     fn rest(&mut self, now: Monotonic) {
         let holds_room = self.session.holds_room() || self.batch.capacity() + self.answers.capacity() > 0;
         self.rest_at = match self.rest_at {
-            None => holds_room.then(|| now + REST_AFTER),
+            None if holds_room && self.moved => Some(now + REST_AFTER),
             Some(at) if now < at => Some(at),
             Some(_) if now.since(self.session.last_heard()) < REST_AFTER => Some(now + REST_AFTER),
-            Some(_) => {
+            None | Some(_) => {
                 self.session.rest();
                 self.batch.shrink_to_fit();
                 self.answers = Vec::new();
+                self.moved = false;
                 None
             }
         };
@@ -315,6 +322,7 @@ impl Connection {
     }
 
     fn route(&mut self, now: Monotonic) {
+        self.moved = true;
         let publisher = Publisher::Client(self.key, self.session.version());
         let mut answers = std::mem::take(&mut self.answers);
         let routed = self.hub.publish(publisher, &self.batch, &mut answers);

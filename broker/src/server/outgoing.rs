@@ -72,6 +72,7 @@ impl Connection {
     }
 
     fn send_publish(&mut self, outgoing: &Outgoing) {
+        self.moved = true;
         match self.wire.deliver(outgoing, self.session.version(), self.max_packet_bytes) {
             Ok(()) => {
                 self.hub.counters.packets_out.fetch_add(1, Relaxed);
