@@ -2,19 +2,22 @@
 //!
 //! It carries out what the machine says, in order: packets into the write buffer, messages to the router, in batches of what
 //! one read brought. It never waits inside an action: what finds no room in the log is kept (`batch`, `held`) and tried again,
-//! while deliveries and acknowledgements go on. It waits at one place ([`Connection::wait`]), for whatever may happen next.
+//! while deliveries and acknowledgements go on. It waits at one place ([`Connection::poll_events`]), for whatever may happen next.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use super::feed::Feed;
 use super::hub::{Hub, Link};
 use super::listener::Place;
+use super::waiting::{Wait, others_first};
 use super::wire::{Read, Wire};
 use super::{Phase, Shutdown};
 use crate::clock::Monotonic;
@@ -61,11 +64,13 @@ pub(super) struct Connection {
     pub(super) wire: Wire,
     pub(super) session: Session,
     pub(super) key: SessionKey,
-    link: Arc<Link>,
+    pub(super) link: Arc<Link>,
     client_id: String,
     pub(super) max_packet_bytes: Option<u32>,
     will: Option<Box<Will>>,
-    durable: watch::Receiver<DurableMark>,
+    pub(super) durable: watch::Receiver<DurableMark>,
+    pub(super) mark_moves: Wait,
+    pub(super) room_comes: Wait,
     /// Messages from the client that are not routed yet.
     batch: Vec<Publish>,
     /// What comes after them.
@@ -84,7 +89,7 @@ pub(super) struct Connection {
     /// The broker shuts down: nothing more is read, what was taken is finished.
     stopping: bool,
     /// The socket is dead.
-    broken: bool,
+    pub(super) broken: bool,
     pub(super) save_at: Option<Monotonic>,
     /// The record that the first packets that wait, so many, must not leave before.
     pub(super) exact_after: Option<(Ticket, usize)>,
@@ -92,13 +97,15 @@ pub(super) struct Connection {
     pub(super) exact: usize,
     /// Packets since others had their turn.
     handled: u32,
+    /// There is something to do, whatever happens.
+    again: bool,
     /// When to look whether the client has become idle.
-    rest_at: Option<Monotonic>,
+    pub(super) rest_at: Option<Monotonic>,
     /// Messages have come or gone since it last rested.
     pub(super) moved: bool,
     answers: Vec<Answer>,
-    timer: std::pin::Pin<Box<Sleep>>,
-    timer_at: Option<Monotonic>,
+    pub(super) timer: std::pin::Pin<Box<Sleep>>,
+    pub(super) timer_at: Option<Monotonic>,
     shutdown: Shutdown,
 }
 
@@ -125,6 +132,8 @@ impl Connection {
             max_packet_bytes: agreed.max_packet_bytes,
             will: agreed.will.map(Box::new),
             durable,
+            mark_moves: Wait::default(),
+            room_comes: Wait::default(),
             unsaved_connect: agreed.expiry.persists(),
             batch: Vec::new(),
             held: None,
@@ -140,6 +149,7 @@ impl Connection {
             exact_after: None,
             exact: 0,
             handled: 0,
+            again: true,
             rest_at: None,
             moved: false,
             answers: Vec::new(),
@@ -151,29 +161,36 @@ impl Connection {
         }
     }
 
-    /// Serves the client until the connection ends, and gives the session back.
-    pub(super) async fn run(mut self: Box<Self>) {
+    /// Serves the client. Ready when the connection ends: [`Connection::end`] has to follow then.
+    pub(super) fn poll_serve(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
+            if !self.poll_events(context) && !self.again {
+                return Poll::Pending;
+            }
+            self.again = true;
+            if self.handled >= PACKETS_OF_ONE_TURN {
+                self.handled = 0;
+                return others_first(context);
+            }
+            // Who is rung for without end has to let others go first, too.
+            ready!(pin!(tokio::task::consume_budget()).poll(context));
             self.mind_shutdown();
             let more = self.work();
             if self.wire.flush(&self.hub.counters).is_err() {
                 self.broken = true;
             }
             if self.closing.is_some() || self.broken {
-                break;
+                return Poll::Ready(());
             }
             if self.stopping && self.settled() {
                 self.session.close(ReasonCode::ServerShuttingDown, "the server is shutting down");
                 continue;
             }
-            self.wait(more).await;
-            if self.handled >= PACKETS_OF_ONE_TURN {
-                self.handled = 0;
-                tokio::task::yield_now().await;
+            if more {
+                return others_first(context);
             }
+            self.again = false;
         }
-        // Boxed, as an idle connection has no use for the room that its end takes.
-        Box::pin(self.end()).await;
     }
 
     fn mind_shutdown(&mut self) {
@@ -273,7 +290,7 @@ impl Connection {
         self.blocked.is_some() || !self.session.wants_read()
     }
 
-    fn may_read(&self) -> bool {
+    pub(super) fn may_read(&self) -> bool {
         !self.broken && !self.stopping && self.closing.is_none() && !self.held_back() && self.wire.may_read()
     }
 
@@ -478,61 +495,8 @@ impl Connection {
         Progress { in_flight: self.session.in_flight(), reading: self.feed.positions(), replays: &self.feed.replays }
     }
 
-    /// Waits for the next thing to happen. Every branch is safe to cancel: the sockets' readiness, notifications that keep
-    /// their permit, watches, and a reader's task that goes on by itself.
-    ///
-    /// IMPORTANT: what is awaited here lies in the task of every idle client. Readiness is polled, what seldom happens is boxed, and
-    /// the shutdown comes as a wake-up.
-    async fn wait(&mut self, more: bool) {
-        let wants_read = self.may_read();
-        let wants_write = self.wire.has_output();
-        let wants_mark = self.session.waits_for().is_some() || self.exact_after.is_some() || self.feed.waits_for_mark();
-        let wants_room = self.blocked == Some(Blocked::Room) || self.feed.waits_for_room();
-        self.set_timer();
-        let timed = self.timer_at.is_some();
-        let socket = &self.wire.socket;
-        tokio::select! {
-            () = tokio::task::yield_now(), if more => {}
-            () = self.link.wake.notified() => {}
-            ready = poll_fn(|context| socket.poll_read_ready(context)), if wants_read => match ready {
-                Ok(()) => self.wire.set_ready(),
-                Err(_) => self.broken = true,
-            },
-            ready = poll_fn(|context| socket.poll_write_ready(context)), if wants_write => self.broken |= ready.is_err(),
-            _ = self.durable.changed(), if wants_mark => {}
-            () = async { Box::pin(self.hub.log.room()).await }, if wants_room => {
-                if self.blocked == Some(Blocked::Room) {
-                    self.blocked = None;
-                }
-                self.feed.room();
-            }
-            read = self.feed.read_done(), if self.feed.is_reading() => self.feed.take_read(read),
-            () = &mut self.timer, if timed => self.timer_at = None,
-        }
-    }
-
-    fn set_timer(&mut self) {
-        let full = match self.blocked {
-            Some(Blocked::Full(at)) => Some(at),
-            Some(Blocked::Room) | None => None,
-        };
-        let Some(at) = [self.session.next_timeout(), full, self.save_at, self.rest_at, self.link.expires]
-            .into_iter()
-            .flatten()
-            .min()
-        else {
-            self.timer_at = None;
-            return;
-        };
-        // A timer that fires early costs one look; moving it with every packet would cost more.
-        if self.timer_at.is_none_or(|set| at < set) {
-            self.timer.as_mut().reset(Instant::now() + at.since(self.hub.now()));
-            self.timer_at = Some(at);
-        }
-    }
-
     /// Gives the session back, after what the client sent before it left was routed.
-    async fn end(mut self: Box<Self>) {
+    pub(super) async fn end(mut self: Box<Self>) {
         if let Some(close) = self.closing {
             match (close.by, close.reason) {
                 (ClosedBy::Us, ReasonCode::KeepAliveTimeout) => {
@@ -566,6 +530,7 @@ impl Connection {
         let replays = std::mem::take(&mut self.feed.replays);
         self.feed.end(&self.hub.counters);
         let Connection { hub, session, key, link, wire, .. } = *self;
+        link.bell.leave();
         // The socket first: whoever takes the session over need not fear that this one still writes.
         drop(wire);
         let state = session.into_state();
@@ -579,7 +544,7 @@ impl Connection {
             tokio::select! {
                 () = self.hub.log.room() => {}
                 () = self.shutdown.expired() => return,
-                () = self.link.wake.notified() => {
+                () = poll_fn(|context| self.link.bell.poll_rung(context)) => {
                     if self.link.taken_over.load(Acquire) {
                         return;
                     }

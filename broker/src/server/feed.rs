@@ -1,9 +1,11 @@
 //! What goes to the client, in order: messages of an earlier connection again, then retained messages, then what was missed,
 //! then what is live; at the pace of the in-flight window and of the socket.
 
+use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
 
 use super::connection::Connection;
 use super::stats::Counters;
@@ -103,25 +105,14 @@ impl Feed {
         self.no_room = false;
     }
 
-    pub(super) fn is_reading(&self) -> bool {
-        self.reader.is_some()
-    }
-
-    /// Waits for the read under way. Safe to cancel: the task goes on by itself.
-    pub(super) async fn read_done(&mut self) -> Result<Result<ReadBatch, ReadError>, JoinError> {
-        match &mut self.reader {
-            Some((_, handle)) => handle.await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Keeps what [`Feed::read_done`] returned for the next delivery.
-    pub(super) fn take_read(&mut self, read: Result<Result<ReadBatch, ReadError>, JoinError>) {
-        let Some((order, _)) = self.reader.take() else { return };
+    /// Whether the read under way is done; what it brought is kept for the next delivery.
+    pub(super) fn poll_read(&mut self, context: &mut Context<'_>) -> bool {
+        let Some((order, handle)) = &mut self.reader else { return false };
+        let Poll::Ready(read) = Pin::new(handle).poll(context) else { return false };
         // A cancelled task means that the runtime ends.
-        if let Ok(read) = read {
-            self.read = Some(Box::new((order, read)));
-        }
+        self.read = read.ok().map(|read| Box::new((*order, read)));
+        self.reader = None;
+        true
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::admission::{Admission, AdmissionLimits};
 use super::authorize::{Identity, Proof};
+use super::bell::Bell;
 use super::episode::Episodes;
 use super::handshake::Agreed;
 use super::hashing::Hashing;
@@ -36,7 +37,7 @@ pub(super) struct Link {
     /// The connection ends then: its token is over.
     pub(super) expires: Option<Monotonic>,
     /// Look into your outbox, and at the flags here.
-    pub(super) wake: Notify,
+    pub(super) bell: Bell,
     /// Another connection wants the session.
     pub(super) taken_over: AtomicBool,
     /// The user is gone or has another password.
@@ -58,7 +59,7 @@ impl Link {
                 Proof::Anonymous | Proof::Password | Proof::Certificate => None,
             },
             revoked: AtomicBool::new(false),
-            wake: Notify::new(),
+            bell: Bell::default(),
             taken_over: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             left: Notify::new(),
@@ -172,7 +173,7 @@ impl Hub {
         drop(state);
         for link in &revoked {
             link.revoked.store(true, Ordering::Release);
-            link.wake.notify_one();
+            link.bell.ring();
         }
         revoked.len()
     }
@@ -200,7 +201,7 @@ impl Hub {
             router.take_woken().filter_map(|key| links.get(key.0 as usize).cloned().flatten()).collect();
         drop(state);
         for link in woken {
-            link.wake.notify_one();
+            link.bell.ring();
         }
         result
     }
@@ -209,7 +210,7 @@ impl Hub {
     pub(super) fn wake_all(&self) {
         let links: Vec<Arc<Link>> = self.lock().links.iter().flatten().cloned().collect();
         for link in links {
-            link.wake.notify_one();
+            link.bell.ring();
         }
     }
 
@@ -238,7 +239,7 @@ impl Hub {
             };
             let left = old.left.notified();
             old.taken_over.store(true, Ordering::Release);
-            old.wake.notify_one();
+            old.bell.ring();
             // The notification exists from here on, so that a leave between the look and the wait is not missed.
             if !old.gone.load(Ordering::Acquire) {
                 left.await;

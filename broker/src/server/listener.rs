@@ -1,7 +1,9 @@
 //! Listeners: from an accepted socket to a connection that can be run, within limits of places, rates and time.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -124,20 +126,50 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: Listening, gate: Arc<Gate>, 
         };
         failing = false;
         let Some(opening) = admit(&hub, socket, peer, &gate, &shutdown) else { continue };
-        connections.spawn(async move {
-            if let Some(connection) = opening.await {
-                connection.run().await;
-            }
-        });
+        connections.spawn(opening);
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-/// What is needed once is boxed and gone before the client is idle: a task is as large as its largest moment.
-type Opening = std::pin::Pin<Box<dyn Future<Output = Option<Box<Connection>>> + Send>>;
+/// The life of a connection, as one task.
+///
+/// IMPORTANT: a task is as large as its largest moment, and there is one for every idle client. What is needed once is boxed, and gone
+/// before the client is idle.
+enum Life {
+    Opening(Pin<Box<dyn Future<Output = Option<Box<Connection>>> + Send>>),
+    Serving(Box<Connection>),
+    Ending(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Over,
+}
 
-fn admit(hub: &Arc<Hub>, socket: Socket, mut peer: Peer, gate: &Arc<Gate>, shutdown: &Shutdown) -> Option<Opening> {
+impl Future for Life {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let next = match &mut *self {
+                Life::Opening(opening) => match ready!(opening.as_mut().poll(context)) {
+                    Some(connection) => Life::Serving(connection),
+                    None => Life::Over,
+                },
+                Life::Serving(connection) => {
+                    ready!(connection.poll_serve(context));
+                    let Life::Serving(connection) = std::mem::replace(&mut *self, Life::Over) else { continue };
+                    Life::Ending(Box::pin(connection.end()))
+                }
+                Life::Ending(ending) => {
+                    ready!(ending.as_mut().poll(context));
+                    Life::Over
+                }
+                Life::Over => return Poll::Ready(()),
+            };
+            *self = next;
+        }
+    }
+}
+
+fn admit(hub: &Arc<Hub>, socket: Socket, mut peer: Peer, gate: &Arc<Gate>, shutdown: &Shutdown) -> Option<Life> {
     let (handle, displaced) = oneshot::channel();
     let entered = hub.admission().enter(hub.now(), gate.index as usize, handle);
     let entered = entered.map_err(|why| hub.refuse(why, peer)).ok()?;
@@ -172,7 +204,7 @@ fn admit(hub: &Arc<Hub>, socket: Socket, mut peer: Peer, gate: &Arc<Gate>, shutd
             }
         }
     });
-    Some(opening)
+    Some(Life::Opening(opening))
 }
 
 /// From the socket to a session. Safe to cancel: taking the session is the last thing it does.

@@ -6,6 +6,7 @@
 
 mod admission;
 mod authorize;
+mod bell;
 mod connection;
 mod episode;
 mod feed;
@@ -25,6 +26,7 @@ mod sys;
 mod tests;
 pub mod tls;
 mod turns;
+mod waiting;
 mod websocket;
 mod wire;
 
