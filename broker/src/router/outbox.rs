@@ -22,12 +22,11 @@
 //! to the internal stream whenever it matches a session that persists, or one whose outbox is not live, or has no room for it.
 //! QoS 0 messages are never read back: one that meets a full queue, or an outbox that is not live, is dropped and counted.
 
-use std::collections::VecDeque;
-
 use super::streams::{Positions, StreamIndex, Streams};
 use crate::log::Seq;
 use crate::mqtt::packet::QoS;
 use crate::mqtt::session::{Delivery, Origin, ShareId};
+use crate::queue::Queue;
 
 /// Who delivers what; see the module.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,7 +39,7 @@ pub(super) enum Mode {
 /// The queue of one connected client.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    queue: VecDeque<Delivery>,
+    queue: Queue<Delivery>,
     queued_bytes: usize,
     pub(super) mode: Mode,
     /// The connection has been woken since it last looked.
@@ -76,7 +75,7 @@ pub(super) enum Pushed {
 
 impl Outbox {
     pub(super) fn new(mode: Mode) -> Self {
-        Self { queue: VecDeque::new(), queued_bytes: 0, mode, woken: false, own: OwnMessages::default() }
+        Self { queue: Queue::default(), queued_bytes: 0, mode, woken: false, own: OwnMessages::default() }
     }
 
     pub(super) fn has_room(&self, cost: usize, limits: QueueLimits) -> bool {
@@ -130,7 +129,7 @@ impl Outbox {
     }
 
     fn clear(&mut self) {
-        self.queue = VecDeque::new();
+        self.queue = Queue::default();
         self.queued_bytes = 0;
     }
 
@@ -226,9 +225,9 @@ impl Outbox {
     pub(super) fn take_shared(&mut self) -> Vec<Delivery> {
         let mut taken = Vec::new();
         if self.queue.iter().any(|d| d.share.is_some()) {
-            let (shared, rest): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(|d| d.share.is_some());
+            let (shared, rest): (Vec<_>, Vec<_>) = self.queue.take().into_iter().partition(|d| d.share.is_some());
             self.queued_bytes -= shared.iter().map(|d| d.message.cost_bytes()).sum::<usize>();
-            self.queue = rest.into();
+            self.queue = rest.into_iter().collect();
             taken = shared;
         }
         taken

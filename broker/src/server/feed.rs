@@ -28,7 +28,7 @@ pub(super) struct Feed {
     catch_up: Option<Box<CatchUp>>,
     pub(super) replays: Vec<Replay>,
     /// A read of the log under way; at most one.
-    reader: Option<(Order, JoinHandle<Result<ReadBatch, ReadError>>)>,
+    reader: Option<Box<(Order, JoinHandle<Result<ReadBatch, ReadError>>)>>,
     read: Option<Box<(Order, Result<ReadBatch, ReadError>)>>,
     /// A copy of a retained message found no room in the log.
     no_room: bool,
@@ -36,7 +36,6 @@ pub(super) struct Feed {
     mark: Ticket,
     /// What is to be read is not durable yet: nothing to do before the mark moves.
     waits_for_mark: bool,
-    pulled: Vec<Delivery>,
 }
 
 /// A read as it was ordered.
@@ -65,7 +64,6 @@ impl Feed {
             no_room: false,
             mark: Ticket(0),
             waits_for_mark: false,
-            pulled: Vec::new(),
         }
     }
 
@@ -107,7 +105,7 @@ impl Feed {
 
     /// Whether the read under way is done; what it brought is kept for the next delivery.
     pub(super) fn poll_read(&mut self, context: &mut Context<'_>) -> bool {
-        let Some((order, handle)) = &mut self.reader else { return false };
+        let Some((order, handle)) = self.reader.as_deref_mut() else { return false };
         let Poll::Ready(read) = Pin::new(handle).poll(context) else { return false };
         // A cancelled task means that the runtime ends.
         self.read = read.ok().map(|read| Box::new((*order, read)));
@@ -118,7 +116,7 @@ impl Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        if let Some((_, handle)) = &self.reader {
+        if let Some((_, handle)) = self.reader.as_deref() {
             handle.abort();
         }
     }
@@ -161,7 +159,7 @@ impl Connection {
             drop(permit);
             read.unwrap_or_else(|_| Ok(ReadBatch { items: Vec::new(), next: from }))
         });
-        self.feed.reader = Some((Order { purpose, mark: self.feed.mark }, handle));
+        self.feed.reader = Some(Box::new((Order { purpose, mark: self.feed.mark }, handle)));
     }
 
     /// Asks for the next message of an earlier connection.
@@ -232,11 +230,11 @@ impl Connection {
 
     fn replay(&mut self, now: Monotonic) -> bool {
         let (key, window) = (self.key, self.session.window());
-        let mut out = std::mem::take(&mut self.feed.pulled);
+        let mut out = self.room_for_deliveries();
         let replay = &mut self.feed.replays[0];
         let replayed = self.hub.with(|router, log| router.replay(now, log, key, replay, window, &mut out));
         self.send_all(now, &mut out);
-        self.feed.pulled = out;
+        self.keep_room(out);
         match replayed {
             Replayed::Done => {
                 self.feed.replays.remove(0);
@@ -307,21 +305,31 @@ impl Connection {
     }
 
     fn live(&mut self, now: Monotonic) -> bool {
-        let mut out = std::mem::take(&mut self.feed.pulled);
+        let mut out = self.room_for_deliveries();
         let pull = self.hub.pull(self.key, (self.session.window(), self.session.in_flight()), PULL_BYTES, &mut out);
         self.send_all(now, &mut out);
-        self.feed.pulled = out;
         match pull {
-            Pull::Idle => {
-                self.feed.pulled = Vec::new();
-                false
+            Pull::Idle => false,
+            Pull::More => {
+                self.keep_room(out);
+                true
             }
-            Pull::More => true,
             Pull::CatchUp(positions) => {
                 self.hub.counters.catch_up_readers.fetch_add(1, Relaxed);
                 self.feed.catch_up = Some(Box::new(CatchUp::new(positions)));
                 true
             }
+        }
+    }
+
+    fn room_for_deliveries(&mut self) -> Vec<Delivery> {
+        self.busy.as_mut().map(|busy| std::mem::take(&mut busy.pulled)).unwrap_or_default()
+    }
+
+    /// Keeps it for those that follow at once.
+    fn keep_room(&mut self, room: Vec<Delivery>) {
+        if room.capacity() > 0 {
+            self.busy.get_or_insert_default().pulled = room;
         }
     }
 

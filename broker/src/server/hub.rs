@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::admission::{Admission, AdmissionLimits};
+use super::alarms::Alarms;
 use super::authorize::{Identity, Proof};
 use super::bell::Bell;
 use super::episode::Episodes;
@@ -81,6 +82,9 @@ pub(super) struct Hub {
     admission: Mutex<Admission<oneshot::Sender<()>>>,
     episodes: Mutex<Episodes<{ Refused::COUNT }>>,
     auth: Mutex<Arc<Auth>>,
+    alarms: Mutex<Alarms>,
+    /// There is an alarm before all others.
+    pub(super) alarms_changed: Notify,
     pub(super) hashing: Arc<Hashing>,
     pub(super) log: Log,
     pub(super) clock: Arc<dyn Clock>,
@@ -110,6 +114,8 @@ impl Hub {
             admission: Mutex::new(Admission::new(admission)),
             episodes: Mutex::default(),
             auth: Mutex::new(Arc::new(auth)),
+            alarms: Mutex::default(),
+            alarms_changed: Notify::new(),
             hashing: Hashing::new(max_waiting, Arc::clone(&clock)),
             log,
             clock,
@@ -204,6 +210,27 @@ impl Hub {
             link.bell.ring();
         }
         result
+    }
+
+    /// When connections want to be woken.
+    pub(super) fn alarms(&self) -> MutexGuard<'_, Alarms> {
+        self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the connection of a session at another time than before.
+    pub(super) fn set_alarm(&self, key: SessionKey, before: Option<Monotonic>, at: Option<Monotonic>) {
+        let is_next = self.alarms().put(key, before, at);
+        if is_next {
+            self.alarms_changed.notify_one();
+        }
+    }
+
+    /// Wakes the connection of a session.
+    pub(super) fn ring(&self, key: SessionKey) {
+        let link = self.lock().links.get(key.0 as usize).cloned().flatten();
+        if let Some(link) = link {
+            link.bell.ring();
+        }
     }
 
     /// Wakes every connection that has a session.

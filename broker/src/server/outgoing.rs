@@ -46,13 +46,13 @@ impl Connection {
 
     /// Saves what packets of QoS 2 wait for, all that wait with one record.
     pub(super) fn save_exact(&mut self) {
-        if self.exact_after.is_some() || self.closing.is_some() || !self.waits_for_disk() {
+        if self.awaits_exact() || self.closing.is_some() || !self.waits_for_disk() {
             return;
         }
         let count = self.session.transmits().len();
         match self.save_now() {
             Ok(ticket) => {
-                self.exact_after = Some((ticket, count));
+                self.busy.get_or_insert_default().exact_after = Some((ticket, count));
                 self.session.saved();
                 self.save_at = None;
             }

@@ -7,8 +7,6 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::time::Instant;
-
 use super::connection::{Blocked, Connection};
 
 /// A wait that goes on from one look to the next.
@@ -45,6 +43,11 @@ impl Connection {
     /// Whether something has happened that it has to look at. If not, the task is woken when it does.
     pub(super) fn poll_events(&mut self, context: &mut Context<'_>) -> bool {
         let mut happened = self.link.bell.poll_rung(context).is_ready();
+        if happened {
+            // It may have been the alarm, which is over then.
+            let now = self.hub.now();
+            self.alarm_at.take_if(|at| *at <= now);
+        }
         if self.may_read()
             && let Poll::Ready(ready) = self.wire.socket.poll_read_ready(context)
         {
@@ -60,14 +63,21 @@ impl Connection {
             self.broken |= ready.is_err();
             happened = true;
         }
-        happened | self.poll_log(context) | self.poll_timer(context)
+        self.set_alarm();
+        happened | self.poll_log(context)
     }
 
     /// The log's mark, its room, a read.
     fn poll_log(&mut self, context: &mut Context<'_>) -> bool {
-        let wants_mark = self.session.waits_for().is_some() || self.exact_after.is_some() || self.feed.waits_for_mark();
+        let happened = self.feed.poll_read(context);
+        let wants_mark = self.session.waits_for().is_some() || self.awaits_exact() || self.feed.waits_for_mark();
+        let wants_room = self.blocked == Some(Blocked::Room) || self.feed.waits_for_room();
+        if self.busy.is_none() && !wants_mark && !wants_room {
+            return happened;
+        }
+        let busy = self.busy.get_or_insert_default();
         let durable = &self.durable;
-        let mut happened = self.mark_moves.poll(wants_mark, context, || {
+        let has_moved = busy.mark_moves.poll(wants_mark, context, || {
             // It has seen what this connection has seen.
             let mut durable = durable.clone();
             async move {
@@ -75,9 +85,8 @@ impl Connection {
                 let _ = durable.changed().await;
             }
         });
-        let wants_room = self.blocked == Some(Blocked::Room) || self.feed.waits_for_room();
         let log = &self.hub.log;
-        let has_room = self.room_comes.poll(wants_room, context, || {
+        let has_room = busy.room_comes.poll(wants_room, context, || {
             let log = log.clone();
             async move { log.room().await }
         });
@@ -86,21 +95,11 @@ impl Connection {
                 self.blocked = None;
             }
             self.feed.room();
-            happened = true;
         }
-        happened | self.feed.poll_read(context)
+        happened | has_moved | has_room
     }
 
-    fn poll_timer(&mut self, context: &mut Context<'_>) -> bool {
-        self.set_timer();
-        let over = self.timer_at.is_some() && self.timer.as_mut().poll(context).is_ready();
-        if over {
-            self.timer_at = None;
-        }
-        over
-    }
-
-    fn set_timer(&mut self) {
+    fn set_alarm(&mut self) {
         let full = match self.blocked {
             Some(Blocked::Full(at)) => Some(at),
             Some(Blocked::Room) | None => None,
@@ -110,13 +109,12 @@ impl Connection {
             .flatten()
             .min()
         else {
-            self.timer_at = None;
             return;
         };
-        // A timer that fires early costs one look; moving it with every packet would cost more.
-        if self.timer_at.is_none_or(|set| at < set) {
-            self.timer.as_mut().reset(Instant::now() + at.since(self.hub.now()));
-            self.timer_at = Some(at);
+        // An alarm that rings early costs one look; moving it with every packet would cost more.
+        if self.alarm_at.is_none_or(|set| at < set) {
+            self.hub.set_alarm(self.key, self.alarm_at, Some(at));
+            self.alarm_at = Some(at);
         }
     }
 }

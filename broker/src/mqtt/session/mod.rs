@@ -42,6 +42,7 @@ use crate::clock::Monotonic;
 use crate::mqtt::packet::{
     Ack, Disconnect, Packet, PacketId, Publish, QoS, ReasonCode, Subscribe, Unsubscribe, Version,
 };
+use crate::queue::Queue;
 
 /// Acknowledgements owed besides those of publishes (SUBACK, PUBCOMP, repeated PUBREC) before reading stops.
 const OTHER_ACKS: usize = 64;
@@ -181,8 +182,8 @@ pub struct Session {
     aliases: Aliases,
     /// Deliveries acknowledged since the state was last saved.
     progress: u64,
-    transmits: VecDeque<Transmit>,
-    actions: VecDeque<Action>,
+    transmits: Queue<Transmit>,
+    actions: Queue<Action>,
     closed: bool,
 }
 
@@ -212,8 +213,8 @@ impl Session {
             outbound: Outbound::new(agreed.window, state.in_flight, state.next_packet_id),
             aliases: Aliases::default(),
             progress: 0,
-            transmits: VecDeque::new(),
-            actions: VecDeque::new(),
+            transmits: Queue::default(),
+            actions: Queue::default(),
             closed: false,
         };
         session.send(Packet::ConnAck(Box::new(connect::accept(agreed, limits, session_present))));
@@ -424,16 +425,13 @@ impl Session {
     /// Whether queues hold memory for the next burst; [`Session::rest`] gives it back.
     #[must_use]
     pub fn holds_room(&self) -> bool {
-        self.transmits.capacity() > self.transmits.len()
-            || self.actions.capacity() > self.actions.len()
-            || self.acks.holds_room()
-            || self.outbound.holds_room()
+        self.transmits.holds_room() || self.actions.holds_room() || self.acks.holds_room() || self.outbound.holds_room()
     }
 
     /// Gives back what only a busy connection needs. Of its state nothing changes.
     pub fn rest(&mut self) {
-        self.transmits.shrink_to_fit();
-        self.actions.shrink_to_fit();
+        self.transmits.rest();
+        self.actions.rest();
         self.acks.rest();
         self.outbound.rest();
     }
@@ -479,8 +477,7 @@ impl Session {
     }
 
     /// What waits to be written.
-    #[must_use]
-    pub fn transmits(&self) -> &VecDeque<Transmit> {
+    pub(crate) fn transmits(&self) -> &Queue<Transmit> {
         &self.transmits
     }
 
@@ -488,7 +485,7 @@ impl Session {
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         let next = self.transmits.pop_front();
         if next.is_none() && self.transmits.capacity() > KEPT_CAPACITY {
-            self.transmits = VecDeque::new();
+            self.transmits.rest();
         }
         next
     }
@@ -497,7 +494,7 @@ impl Session {
     pub fn poll_action(&mut self) -> Option<Action> {
         let next = self.actions.pop_front();
         if next.is_none() && self.actions.capacity() > KEPT_CAPACITY {
-            self.actions = VecDeque::new();
+            self.actions.rest();
         }
         next
     }
