@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod log;
 pub mod mqtt;
+mod queue;
 pub mod router;
 pub mod server;
 pub mod subject;

@@ -22,13 +22,12 @@
 //! to the internal stream whenever it matches a session that persists, or one whose outbox is not live, or has no room for it.
 //! QoS 0 messages are never read back: one that meets a full queue, or an outbox that is not live, is dropped and counted.
 
-use std::collections::VecDeque;
-
 use super::queues::{Queues, Room};
 use super::streams::{Positions, StreamIndex, Streams};
 use crate::log::Seq;
 use crate::mqtt::packet::QoS;
 use crate::mqtt::session::{Delivery, Origin, ShareId};
+use crate::queue::Queue;
 
 /// Who delivers what; see the module.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,7 +40,7 @@ pub(super) enum Mode {
 /// The queue of one connected client.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    queue: VecDeque<Delivery>,
+    queue: Queue<Delivery>,
     queued_bytes: usize,
     pub(super) mode: Mode,
     /// The connection has been woken since it last looked.
@@ -68,7 +67,7 @@ pub(super) enum Pushed {
 
 impl Outbox {
     pub(super) fn new(mode: Mode) -> Self {
-        Self { queue: VecDeque::new(), queued_bytes: 0, mode, woken: false, own: OwnMessages::default() }
+        Self { queue: Queue::default(), queued_bytes: 0, mode, woken: false, own: OwnMessages::default() }
     }
 
     pub(super) fn queued_bytes(&self) -> usize {
@@ -132,7 +131,7 @@ impl Outbox {
     /// Drops what is queued.
     pub(super) fn clear(&mut self, queues: &mut Queues) {
         self.queue.iter().for_each(|delivery| queues.left(delivery));
-        self.queue = VecDeque::new();
+        self.queue = Queue::default();
         self.queued_bytes = 0;
     }
 
@@ -161,7 +160,7 @@ impl Outbox {
         self.queued_bytes -= delivery.message.cost_bytes();
         if self.queue.is_empty() {
             // An idle client holds no queue.
-            self.queue = VecDeque::new();
+            self.queue = Queue::default();
         }
         Some(delivery)
     }
@@ -230,10 +229,10 @@ impl Outbox {
         if !self.queue.iter().any(&which) {
             return Vec::new();
         }
-        let (taken, rest): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(which);
+        let (taken, rest): (Vec<_>, Vec<_>) = self.queue.take().into_iter().partition(which);
         self.queued_bytes -= taken.iter().map(|d| d.message.cost_bytes()).sum::<usize>();
         taken.iter().for_each(|delivery| queues.left(delivery));
-        self.queue = rest.into();
+        self.queue = rest.into_iter().collect();
         taken
     }
 

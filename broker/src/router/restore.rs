@@ -204,7 +204,7 @@ impl<A: Fn(Stamp) -> Duration> Restorer<A> {
         let mut subscriptions = Subscriptions::default();
         for s in found.session.subscriptions {
             let filter = TopicFilter::new(s.filter).map_err(|_| BadRecord)?;
-            let since = (!s.since.is_empty()).then(|| positions(router, &s.since, Seq(0)));
+            let since = (!s.since.is_empty()).then(|| Box::new(positions(router, &s.since, Seq(0))));
             subscriptions.insert(filter, Subscription { options: s.options.into(), id: s.id, since });
         }
         let mut in_flight = VecDeque::with_capacity(progress.in_flight.len());

@@ -42,7 +42,7 @@ pub(super) struct Subscription {
     pub(super) options: SubscriptionOptions,
     pub(super) id: Option<u32>,
     /// Set when it was made while the session was catching up: what is older must not be read for it.
-    pub(super) since: Option<Positions>,
+    pub(super) since: Option<Box<Positions>>,
 }
 
 #[derive(Debug)]
@@ -83,6 +83,8 @@ pub enum AttachError {
 pub struct Attached {
     /// Its handle until it is detached.
     pub key: SessionKey,
+    /// Whose it is, shared with the router.
+    pub client_id: Arc<str>,
     /// There was a session [MQTT-3.2.2-2, MQTT-3.2.2-3].
     pub present: bool,
     /// What outlived the last connection.
@@ -201,10 +203,18 @@ impl Router {
         };
         let key = self.insert_slot(slot);
         self.set_owner(key, agreed);
-        self.by_client.insert(client_id, key);
+        self.by_client.insert(Arc::clone(&client_id), key);
         self.queues.clients += 1;
         self.max_online = self.max_online.max(self.queues.clients);
-        Ok(Attached { key, present: false, state: SessionState::default(), catch_up: None, replays: Vec::new(), will })
+        Ok(Attached {
+            key,
+            client_id,
+            present: false,
+            state: SessionState::default(),
+            catch_up: None,
+            replays: Vec::new(),
+            will,
+        })
     }
 
     /// Only of sessions that are kept: one that ends with its connection never meets another user.
@@ -251,6 +261,7 @@ impl Router {
         let Link::Offline(offline) = std::mem::replace(&mut slot.link, online) else { return None };
         let Offline { state, positions, own, replays, ends, will, .. } = *offline;
         slot.expiry = expiry;
+        let client_id = Arc::clone(&slot.client_id);
         let catch_up = missed(&positions).then_some(positions);
         if let Link::Online(Online { outbox }) = &mut slot.link {
             outbox.own = own;
@@ -264,7 +275,7 @@ impl Router {
         }
         self.queues.clients += 1;
         self.max_online = self.max_online.max(self.queues.clients);
-        Some(Attached { key, present: true, state, catch_up, replays, will: None })
+        Some(Attached { key, client_id, present: true, state, catch_up, replays, will: None })
     }
 
     /// Takes the session back from its connection.

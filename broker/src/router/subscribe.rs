@@ -73,9 +73,8 @@ impl Router {
         // A subscription that replaces an identical one keeps its place [MQTT-3.8.4-3].
         let is_new = known.is_none();
         let shared = filter.is_shared();
-        let since = known.unwrap_or_else(|| (!live && !shared).then_some(tails));
+        let since = known.unwrap_or_else(|| (!live && !shared).then(|| Box::new(tails)));
         let subscription = Subscription { options, id, since };
-        slot.subscriptions.insert(filter.clone(), subscription);
         self.enroll(&filter, key, options, id);
         self.subscriptions += usize::from(is_new);
         if is_new {
@@ -95,7 +94,12 @@ impl Router {
         if send_retained && self.retained.msgs() > 0 {
             // A replay of the same filter that is still running starts over.
             replays.retain(|r| r.filter != filter);
+            let filter = filter.clone();
             replays.push(Replay { filter, qos: options.qos, subscription_id: id, after: None, until_version });
+        }
+        // Last, so that it need not be copied: shared bytes cost 32 more than those of one owner.
+        if let Some(slot) = self.slot_mut(key) {
+            slot.subscriptions.insert(filter, subscription);
         }
         match options.qos {
             QoS::AtMostOnce => ReasonCode::Success,

@@ -2,25 +2,29 @@
 //!
 //! It carries out what the machine says, in order: packets into the write buffer, messages to the router, in batches of what
 //! one read brought. It never waits inside an action: what finds no room in the log is kept (`batch`, `held`) and tried again,
-//! while deliveries and acknowledgements go on. It waits at one place ([`Connection::wait`]), for whatever may happen next.
+//! while deliveries and acknowledgements go on. It waits at one place ([`Connection::poll_events`]), for whatever may happen next.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep};
 
 use super::feed::Feed;
 use super::hub::{Hub, Link};
 use super::listener::Place;
+use super::waiting::{Wait, others_first};
 use super::wire::{Read, Wire};
 use super::{Phase, Shutdown};
 use crate::clock::Monotonic;
 use crate::log::{AppendError, DurableMark, Ticket};
 use crate::mqtt::packet::{Publish, QoS, ReasonCode, Version, Will};
-use crate::mqtt::session::{AckTicket, Action, Answer, AnswerResult, Close, ClosedBy, Negotiated, Reading, Session};
+use crate::mqtt::session::{
+    AckTicket, Action, Answer, AnswerResult, Close, ClosedBy, Delivery, Negotiated, Reading, Session,
+};
 use crate::router::{Attached, Leaving, Progress, Publisher, SessionKey, Stop};
 
 /// Messages of one batch: what one read can bring of small ones.
@@ -52,6 +56,37 @@ pub(super) enum Blocked {
     Full(Monotonic),
 }
 
+/// What a connection holds only while it has something to do; see [`Connection::rest`].
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    /// Messages from the client that are not routed yet.
+    batch: Vec<Publish>,
+    /// What comes after them.
+    held: Option<Action>,
+    /// Subscribed, but the record is not appended yet: what to answer then.
+    unsaved: Option<Vec<ReasonCode>>,
+    /// The record that the first packets that wait, so many, must not leave before.
+    pub(super) exact_after: Option<(Ticket, usize)>,
+    /// Room for the router's answers.
+    answers: Vec<Answer>,
+    /// Room for messages out of the queue.
+    pub(super) pulled: Vec<Delivery>,
+    pub(super) mark_moves: Wait,
+    pub(super) room_comes: Wait,
+}
+
+impl Busy {
+    /// Everything that was received is routed and appended.
+    fn settled(&self) -> bool {
+        self.batch.is_empty() && self.held.is_none() && self.unsaved.is_none()
+    }
+
+    /// Holds nothing but room. A wait is room, too: it begins again.
+    fn is_done(&self) -> bool {
+        self.settled() && self.exact_after.is_none()
+    }
+}
+
 /// One connection with a session; see the module.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -61,19 +96,14 @@ pub(super) struct Connection {
     pub(super) wire: Wire,
     pub(super) session: Session,
     pub(super) key: SessionKey,
-    link: Arc<Link>,
-    client_id: String,
+    pub(super) link: Arc<Link>,
+    client_id: Arc<str>,
     pub(super) max_packet_bytes: Option<u32>,
     will: Option<Box<Will>>,
-    durable: watch::Receiver<DurableMark>,
-    /// Messages from the client that are not routed yet.
-    batch: Vec<Publish>,
-    /// What comes after them.
-    held: Option<Action>,
+    pub(super) durable: watch::Receiver<DurableMark>,
+    pub(super) busy: Option<Box<Busy>>,
     /// The record that the session is connected is not appended yet. It goes before everything else that is stored for it.
     unsaved_connect: bool,
-    /// Subscribed, but the record is not appended yet: what to answer then.
-    unsaved: Option<Vec<ReasonCode>>,
     pub(super) blocked: Option<Blocked>,
     /// In an episode of refused messages, which is logged once.
     refusing: bool,
@@ -84,19 +114,20 @@ pub(super) struct Connection {
     /// The broker shuts down: nothing more is read, what was taken is finished.
     stopping: bool,
     /// The socket is dead.
-    broken: bool,
+    pub(super) broken: bool,
     pub(super) save_at: Option<Monotonic>,
-    /// The record that the first packets that wait, so many, must not leave before.
-    pub(super) exact_after: Option<(Ticket, usize)>,
     /// So many of the next packets are on disk as far as they must be.
     pub(super) exact: usize,
     /// Packets since others had their turn.
     handled: u32,
+    /// There is something to do, whatever happens.
+    again: bool,
     /// When to look whether the client has become idle.
-    rest_at: Option<Monotonic>,
-    answers: Vec<Answer>,
-    timer: std::pin::Pin<Box<Sleep>>,
-    timer_at: Option<Monotonic>,
+    pub(super) rest_at: Option<Monotonic>,
+    /// Messages have come or gone since it last rested.
+    pub(super) moved: bool,
+    /// When it is to be woken.
+    pub(super) alarm_at: Option<Monotonic>,
     shutdown: Shutdown,
 }
 
@@ -119,14 +150,12 @@ impl Connection {
             session,
             key: attached.key,
             link,
-            client_id: agreed.client_id,
+            client_id: attached.client_id,
             max_packet_bytes: agreed.max_packet_bytes,
             will: agreed.will.map(Box::new),
             durable,
             unsaved_connect: agreed.expiry.persists(),
-            batch: Vec::new(),
-            held: None,
-            unsaved: None,
+            busy: None,
             blocked: None,
             refusing: false,
             denied: false,
@@ -135,42 +164,57 @@ impl Connection {
             stopping: false,
             broken: false,
             save_at: None,
-            exact_after: None,
             exact: 0,
             handled: 0,
+            again: true,
             rest_at: None,
-            answers: Vec::new(),
-            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            timer_at: None,
+            moved: false,
+            alarm_at: None,
             shutdown,
             _place: place,
             hub,
         }
     }
 
-    /// Serves the client until the connection ends, and gives the session back.
-    pub(super) async fn run(mut self: Box<Self>) {
+    /// Serves the client. Ready when the connection ends: [`Connection::end`] has to follow then.
+    pub(super) fn poll_serve(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
+            if !self.poll_events(context) && !self.again {
+                return Poll::Pending;
+            }
+            self.again = true;
+            if self.handled >= PACKETS_OF_ONE_TURN {
+                self.handled = 0;
+                return others_first(context);
+            }
+            // Who is rung for without end has to let others go first, too.
+            ready!(pin!(tokio::task::consume_budget()).poll(context));
             self.mind_shutdown();
             let more = self.work();
             if self.wire.flush(&self.hub.counters).is_err() {
                 self.broken = true;
             }
             if self.closing.is_some() || self.broken {
-                break;
+                return Poll::Ready(());
             }
             if self.stopping && self.settled() {
                 self.shut_down();
                 continue;
             }
-            self.wait(more).await;
-            if self.handled >= PACKETS_OF_ONE_TURN {
-                self.handled = 0;
-                tokio::task::yield_now().await;
+            if more {
+                return others_first(context);
             }
+            self.again = false;
         }
-        // Boxed, as an idle connection has no use for the room that its end takes.
-        Box::pin(self.end()).await;
+    }
+
+    fn batch(&self) -> &[Publish] {
+        self.busy.as_ref().map_or(&[], |busy| &busy.batch)
+    }
+
+    /// Packets wait for their record to be durable.
+    pub(super) fn awaits_exact(&self) -> bool {
+        self.busy.as_ref().is_some_and(|busy| busy.exact_after.is_some())
     }
 
     fn mind_shutdown(&mut self) {
@@ -209,7 +253,7 @@ impl Connection {
             self.session.close(ReasonCode::NotAuthorized, "the token has expired");
         }
         if self.session.waits_for().is_some()
-            || self.exact_after.is_some()
+            || self.awaits_exact()
             || self.feed.is_catching_up()
             || self.session.redelivering()
         {
@@ -217,7 +261,8 @@ impl Connection {
             let mark = self.durable.borrow_and_update().ticket;
             self.session.durable(AckTicket(mark.0));
             self.feed.set_mark(mark);
-            if let Some((_, count)) = self.exact_after.take_if(|(ticket, _)| *ticket <= mark) {
+            let exact = self.busy.as_mut().and_then(|busy| busy.exact_after.take_if(|(ticket, _)| *ticket <= mark));
+            if let Some((_, count)) = exact {
                 self.exact = count;
             }
         }
@@ -253,16 +298,19 @@ impl Connection {
         more
     }
 
+    /// Gives back what only a busy connection needs. One that moves messages keeps it for a while, as more will follow; one that has
+    /// only connected, subscribed or pinged does at once: when thousands connect together, what they keep meanwhile adds up, and the
+    /// holes that it leaves stay.
     fn rest(&mut self, now: Monotonic) {
-        let holds_room = self.session.holds_room() || self.batch.capacity() + self.answers.capacity() > 0;
+        let holds_room = self.session.holds_room() || self.busy.is_some();
         self.rest_at = match self.rest_at {
-            None => holds_room.then(|| now + REST_AFTER),
+            None if holds_room && self.moved => Some(now + REST_AFTER),
             Some(at) if now < at => Some(at),
             Some(_) if now.since(self.session.last_heard()) < REST_AFTER => Some(now + REST_AFTER),
-            Some(_) => {
+            None | Some(_) => {
                 self.session.rest();
-                self.batch.shrink_to_fit();
-                self.answers = Vec::new();
+                self.busy.take_if(|busy| busy.is_done());
+                self.moved = false;
                 None
             }
         };
@@ -273,13 +321,13 @@ impl Connection {
         self.blocked.is_some() || !self.session.wants_read()
     }
 
-    fn may_read(&self) -> bool {
+    pub(super) fn may_read(&self) -> bool {
         !self.broken && !self.stopping && self.closing.is_none() && !self.held_back() && self.wire.may_read()
     }
 
     /// Everything that was received is routed, appended and acknowledged.
     fn settled(&self) -> bool {
-        self.batch.is_empty() && self.held.is_none() && self.unsaved.is_none() && self.session.waits_for().is_none()
+        self.busy.as_ref().is_none_or(|busy| busy.settled()) && self.session.waits_for().is_none()
     }
 
     /// Carries out what the machine says, until there is nothing more or the log has no room.
@@ -300,20 +348,22 @@ impl Connection {
                 }
                 continue;
             }
-            if let Some(reasons) = self.unsaved.take() {
+            if let Some(reasons) = self.busy.as_mut().and_then(|busy| busy.unsaved.take()) {
                 self.save_session(reasons);
                 continue;
             }
-            while self.held.is_none() && self.batch.len() < BATCH_MSGS {
-                match self.session.poll_action() {
-                    Some(Action::Publish(publish)) => self.batch.push(publish),
-                    None => break,
-                    other => self.held = other,
+            while self.busy.as_ref().is_none_or(|busy| busy.held.is_none() && busy.batch.len() < BATCH_MSGS) {
+                let Some(action) = self.session.poll_action() else { break };
+                let busy = self.busy.get_or_insert_default();
+                match action {
+                    Action::Publish(publish) => busy.batch.push(publish),
+                    other => busy.held = Some(other),
                 }
             }
-            if !self.batch.is_empty() {
+            let Some(busy) = &mut self.busy else { return };
+            if !busy.batch.is_empty() {
                 self.route(now);
-            } else if let Some(action) = self.held.take() {
+            } else if let Some(action) = busy.held.take() {
                 self.execute(action);
             } else {
                 return;
@@ -322,31 +372,33 @@ impl Connection {
     }
 
     fn route(&mut self, now: Monotonic) {
+        self.moved = true;
         let publisher = Publisher::Client(self.key, self.session.version());
-        let mut answers = std::mem::take(&mut self.answers);
-        let routed = self.hub.publish(publisher, &self.batch, &mut answers);
+        let Some(busy) = &mut self.busy else { return };
+        let mut answers = std::mem::take(&mut busy.answers);
+        let routed = self.hub.publish(publisher, &busy.batch, &mut answers);
+        busy.batch.drain(..routed.done);
         let refused = answers.iter().any(|a| matches!(a.result, AnswerResult::One(ReasonCode::QuotaExceeded, _)));
         if routed.denied > 0 && !std::mem::replace(&mut self.denied, true) {
             tracing::warn!(
-                client_id = self.client_id,
+                client_id = &*self.client_id,
                 "messages to topics that the client may not write to are discarded"
             );
         }
         if refused {
             self.refusing(None);
         }
-        self.batch.drain(..routed.done);
         for answer in answers.drain(..) {
             self.session.answer(answer);
         }
-        self.answers = answers;
-        match routed.stopped {
-            None => {
-                self.refusing &= refused;
-                if self.batch.capacity() > BATCH_MSGS / 4 {
-                    self.batch = Vec::new();
-                }
+        if let Some(busy) = &mut self.busy {
+            busy.answers = answers;
+            if routed.stopped.is_none() && busy.batch.capacity() > BATCH_MSGS / 4 {
+                busy.batch = Vec::new();
             }
+        }
+        match routed.stopped {
+            None => self.refusing &= refused,
             Some(Stop::Busy) => self.blocked = Some(Blocked::Room),
             Some(Stop::Full { stream, limit }) => {
                 self.refusing(Some((&stream, limit)));
@@ -360,7 +412,7 @@ impl Connection {
         if std::mem::replace(&mut self.refusing, true) {
             return;
         }
-        let client_id = self.client_id.as_str();
+        let client_id = &*self.client_id;
         match held_back {
             Some((stream, limit)) => {
                 tracing::warn!(client_id, stream, limit, "stream is full, the client is held back until there is room");
@@ -384,9 +436,12 @@ impl Connection {
 
     /// Drops what was not routed: it was not acknowledged, the client will send it again. A goodbye that waits behind it stays one.
     fn abandon(&mut self) {
-        self.batch = Vec::new();
-        let mut next = self.held.take();
-        self.unsaved = None;
+        let mut next = None;
+        if let Some(busy) = &mut self.busy {
+            busy.batch = Vec::new();
+            next = busy.held.take();
+            busy.unsaved = None;
+        }
         self.blocked = None;
         // Whatever else the machine wanted belongs to packets behind these.
         while let Some(action) = next.take().or_else(|| self.session.poll_action()) {
@@ -405,7 +460,7 @@ impl Connection {
                 }),
                 Err(AppendError::Failed) => self.log_failed(),
                 Err(AppendError::Busy | AppendError::TooLarge { .. } | AppendError::Full { .. }) => {
-                    self.held = Some(Action::Release(packet_id));
+                    self.busy.get_or_insert_default().held = Some(Action::Release(packet_id));
                     self.blocked = Some(Blocked::Room);
                 }
             },
@@ -429,14 +484,14 @@ impl Connection {
         let ticket = match self.hub.with(|router, log| router.save_session(log, self.key, self.progress())) {
             Ok(ticket) => ticket,
             Err(AppendError::Busy) => {
-                self.unsaved = Some(reasons);
+                self.busy.get_or_insert_default().unsaved = Some(reasons);
                 self.blocked = Some(Blocked::Room);
                 return;
             }
             Err(AppendError::Failed) => return self.log_failed(),
             Err(error @ (AppendError::TooLarge { .. } | AppendError::Full { .. })) => {
                 tracing::error!(
-                    client_id = self.client_id,
+                    client_id = &*self.client_id,
                     ?error,
                     "subscriptions could not be saved and will not survive a restart"
                 );
@@ -477,61 +532,8 @@ impl Connection {
         Progress { in_flight: self.session.in_flight(), reading: self.feed.positions(), replays: &self.feed.replays }
     }
 
-    /// Waits for the next thing to happen. Every branch is safe to cancel: the sockets' readiness, notifications that keep
-    /// their permit, watches, and a reader's task that goes on by itself.
-    ///
-    /// IMPORTANT: what is awaited here lies in the task of every idle client. Readiness is polled, what seldom happens is boxed, and
-    /// the shutdown comes as a wake-up.
-    async fn wait(&mut self, more: bool) {
-        let wants_read = self.may_read();
-        let wants_write = self.wire.has_output();
-        let wants_mark = self.session.waits_for().is_some() || self.exact_after.is_some() || self.feed.waits_for_mark();
-        let wants_room = self.blocked == Some(Blocked::Room) || self.feed.waits_for_room();
-        self.set_timer();
-        let timed = self.timer_at.is_some();
-        let socket = &self.wire.socket;
-        tokio::select! {
-            () = tokio::task::yield_now(), if more => {}
-            () = self.link.wake.notified() => {}
-            ready = poll_fn(|context| socket.poll_read_ready(context)), if wants_read => match ready {
-                Ok(()) => self.wire.set_ready(),
-                Err(_) => self.broken = true,
-            },
-            ready = poll_fn(|context| socket.poll_write_ready(context)), if wants_write => self.broken |= ready.is_err(),
-            _ = self.durable.changed(), if wants_mark => {}
-            () = async { Box::pin(self.hub.log.room()).await }, if wants_room => {
-                if self.blocked == Some(Blocked::Room) {
-                    self.blocked = None;
-                }
-                self.feed.room();
-            }
-            read = self.feed.read_done(), if self.feed.is_reading() => self.feed.take_read(read),
-            () = &mut self.timer, if timed => self.timer_at = None,
-        }
-    }
-
-    fn set_timer(&mut self) {
-        let full = match self.blocked {
-            Some(Blocked::Full(at)) => Some(at),
-            Some(Blocked::Room) | None => None,
-        };
-        let Some(at) = [self.session.next_timeout(), full, self.save_at, self.rest_at, self.link.expires]
-            .into_iter()
-            .flatten()
-            .min()
-        else {
-            self.timer_at = None;
-            return;
-        };
-        // A timer that fires early costs one look; moving it with every packet would cost more.
-        if self.timer_at.is_none_or(|set| at < set) {
-            self.timer.as_mut().reset(Instant::now() + at.since(self.hub.now()));
-            self.timer_at = Some(at);
-        }
-    }
-
     /// Gives the session back, after what the client sent before it left was routed.
-    async fn end(mut self: Box<Self>) {
+    pub(super) async fn end(mut self: Box<Self>) {
         if let Some(close) = self.closing {
             match (close.by, close.reason) {
                 (ClosedBy::Us, ReasonCode::KeepAliveTimeout) => {
@@ -549,7 +551,7 @@ impl Connection {
                     self.hub.counters.protocol_errors.fetch_add(1, Relaxed);
                 }
             }
-            tracing::debug!(client_id = self.client_id, reason = ?close.reason, detail = close.detail, "connection closed");
+            tracing::debug!(client_id = &*self.client_id, reason = ?close.reason, detail = close.detail, "connection closed");
             self.wire.finish();
             if self.wire.has_output() && !self.broken {
                 // The peer may not read any more; nothing depends on these bytes.
@@ -557,9 +559,9 @@ impl Connection {
             }
             self.wire.discard();
         } else {
-            tracing::debug!(client_id = self.client_id, "connection lost");
+            tracing::debug!(client_id = &*self.client_id, "connection lost");
             self.finish_batch().await;
-            let unsent = self.batch.iter().filter(|p| p.qos == QoS::AtMostOnce).count();
+            let unsent = self.batch().iter().filter(|p| p.qos == QoS::AtMostOnce).count();
             self.hub.with(|router, _| router.counters_mut().dropped_disconnected += unsent as u64);
         }
         let drop_will = self.closing.is_some_and(|close| close.by == ClosedBy::Client);
@@ -568,7 +570,9 @@ impl Connection {
         let reading = self.feed.positions().cloned();
         let replays = std::mem::take(&mut self.feed.replays);
         self.feed.end(&self.hub.counters);
-        let Connection { hub, session, key, link, wire, .. } = *self;
+        let Connection { hub, session, key, link, wire, alarm_at, .. } = *self;
+        link.bell.leave();
+        hub.set_alarm(key, alarm_at, None);
         // The socket first: whoever takes the session over need not fear that this one still writes.
         drop(wire);
         let state = session.into_state();
@@ -578,11 +582,11 @@ impl Connection {
     /// The client is gone, what it sent before is not routed yet: routes it if the log finds room. QoS 0 messages would be lost
     /// otherwise; others will come again.
     async fn finish_batch(&mut self) {
-        while !self.batch.is_empty() && self.blocked == Some(Blocked::Room) {
+        while !self.batch().is_empty() && self.blocked == Some(Blocked::Room) {
             tokio::select! {
                 () = self.hub.log.room() => {}
                 () = self.shutdown.expired() => return,
-                () = self.link.wake.notified() => {
+                () = poll_fn(|context| self.link.bell.poll_rung(context)) => {
                     if self.link.taken_over.load(Acquire) {
                         return;
                     }

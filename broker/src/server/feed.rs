@@ -1,9 +1,11 @@
 //! What goes to the client, in order: messages of an earlier connection again, then retained messages, then what was missed,
 //! then what is live; at the pace of the in-flight window and of the socket.
 
+use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
 
 use super::connection::Connection;
 use super::stats::Counters;
@@ -26,7 +28,7 @@ pub(super) struct Feed {
     catch_up: Option<Box<CatchUp>>,
     pub(super) replays: Vec<Replay>,
     /// A read of the log under way; at most one.
-    reader: Option<(Order, JoinHandle<Result<ReadBatch, ReadError>>)>,
+    reader: Option<Box<(Order, JoinHandle<Result<ReadBatch, ReadError>>)>>,
     read: Option<Box<(Order, Result<ReadBatch, ReadError>)>>,
     /// A copy of a retained message found no room in the log.
     no_room: bool,
@@ -34,7 +36,6 @@ pub(super) struct Feed {
     mark: Ticket,
     /// What is to be read is not durable yet: nothing to do before the mark moves.
     waits_for_mark: bool,
-    pulled: Vec<Delivery>,
 }
 
 /// A read as it was ordered.
@@ -63,7 +64,6 @@ impl Feed {
             no_room: false,
             mark: Ticket(0),
             waits_for_mark: false,
-            pulled: Vec::new(),
         }
     }
 
@@ -103,31 +103,20 @@ impl Feed {
         self.no_room = false;
     }
 
-    pub(super) fn is_reading(&self) -> bool {
-        self.reader.is_some()
-    }
-
-    /// Waits for the read under way. Safe to cancel: the task goes on by itself.
-    pub(super) async fn read_done(&mut self) -> Result<Result<ReadBatch, ReadError>, JoinError> {
-        match &mut self.reader {
-            Some((_, handle)) => handle.await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Keeps what [`Feed::read_done`] returned for the next delivery.
-    pub(super) fn take_read(&mut self, read: Result<Result<ReadBatch, ReadError>, JoinError>) {
-        let Some((order, _)) = self.reader.take() else { return };
+    /// Whether the read under way is done; what it brought is kept for the next delivery.
+    pub(super) fn poll_read(&mut self, context: &mut Context<'_>) -> bool {
+        let Some((order, handle)) = self.reader.as_deref_mut() else { return false };
+        let Poll::Ready(read) = Pin::new(handle).poll(context) else { return false };
         // A cancelled task means that the runtime ends.
-        if let Ok(read) = read {
-            self.read = Some(Box::new((order, read)));
-        }
+        self.read = read.ok().map(|read| Box::new((*order, read)));
+        self.reader = None;
+        true
     }
 }
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        if let Some((_, handle)) = &self.reader {
+        if let Some((_, handle)) = self.reader.as_deref() {
             handle.abort();
         }
     }
@@ -170,7 +159,7 @@ impl Connection {
             drop(permit);
             read.unwrap_or_else(|_| Ok(ReadBatch { items: Vec::new(), next: from }))
         });
-        self.feed.reader = Some((Order { purpose, mark: self.feed.mark }, handle));
+        self.feed.reader = Some(Box::new((Order { purpose, mark: self.feed.mark }, handle)));
     }
 
     /// Asks for the next message of an earlier connection.
@@ -241,11 +230,11 @@ impl Connection {
 
     fn replay(&mut self, now: Monotonic) -> bool {
         let (key, window) = (self.key, self.session.window());
-        let mut out = std::mem::take(&mut self.feed.pulled);
+        let mut out = self.room_for_deliveries();
         let replay = &mut self.feed.replays[0];
         let replayed = self.hub.with(|router, log| router.replay(now, log, key, replay, window, &mut out));
         self.send_all(now, &mut out);
-        self.feed.pulled = out;
+        self.keep_room(out);
         match replayed {
             Replayed::Done => {
                 self.feed.replays.remove(0);
@@ -316,21 +305,31 @@ impl Connection {
     }
 
     fn live(&mut self, now: Monotonic) -> bool {
-        let mut out = std::mem::take(&mut self.feed.pulled);
+        let mut out = self.room_for_deliveries();
         let pull = self.hub.pull(self.key, (self.session.window(), self.session.in_flight()), PULL_BYTES, &mut out);
         self.send_all(now, &mut out);
-        self.feed.pulled = out;
         match pull {
-            Pull::Idle => {
-                self.feed.pulled = Vec::new();
-                false
+            Pull::Idle => false,
+            Pull::More => {
+                self.keep_room(out);
+                true
             }
-            Pull::More => true,
             Pull::CatchUp(positions) => {
                 self.hub.counters.catch_up_readers.fetch_add(1, Relaxed);
                 self.feed.catch_up = Some(Box::new(CatchUp::new(positions)));
                 true
             }
+        }
+    }
+
+    fn room_for_deliveries(&mut self) -> Vec<Delivery> {
+        self.busy.as_mut().map(|busy| std::mem::take(&mut busy.pulled)).unwrap_or_default()
+    }
+
+    /// Keeps it for those that follow at once.
+    fn keep_room(&mut self, room: Vec<Delivery>) {
+        if room.capacity() > 0 {
+            self.busy.get_or_insert_default().pulled = room;
         }
     }
 

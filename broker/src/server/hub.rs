@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::admission::{Admission, AdmissionLimits};
+use super::alarms::Alarms;
 use super::authorize::{Identity, Proof};
+use super::bell::Bell;
 use super::episode::Episodes;
 use super::handshake::{Agreed, Texts};
 use super::hashing::Hashing;
@@ -36,7 +38,7 @@ pub(super) struct Link {
     /// The connection ends then: its token is over.
     pub(super) expires: Option<Monotonic>,
     /// Look into your outbox, and at the flags here.
-    pub(super) wake: Notify,
+    pub(super) bell: Bell,
     /// Another connection wants the session.
     pub(super) taken_over: AtomicBool,
     /// The user is gone or has another password.
@@ -58,7 +60,7 @@ impl Link {
                 Proof::Anonymous | Proof::Password | Proof::Certificate => None,
             },
             revoked: AtomicBool::new(false),
-            wake: Notify::new(),
+            bell: Bell::default(),
             taken_over: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             left: Notify::new(),
@@ -81,6 +83,9 @@ pub(super) struct Hub {
     /// Of refusals, and of all queues together being full.
     episodes: Mutex<Episodes<{ Refused::COUNT + 1 }>>,
     auth: Mutex<Arc<Auth>>,
+    alarms: Mutex<Alarms>,
+    /// There is an alarm before all others.
+    pub(super) alarms_changed: Notify,
     pub(super) hashing: Arc<Hashing>,
     pub(super) log: Log,
     pub(super) clock: Arc<dyn Clock>,
@@ -112,6 +117,8 @@ impl Hub {
             admission: Mutex::new(Admission::new(admission)),
             episodes: Mutex::default(),
             auth: Mutex::new(Arc::new(auth)),
+            alarms: Mutex::default(),
+            alarms_changed: Notify::new(),
             hashing: Hashing::new(max_waiting, Arc::clone(&clock)),
             log,
             clock,
@@ -180,7 +187,7 @@ impl Hub {
         drop(state);
         for link in &revoked {
             link.revoked.store(true, Ordering::Release);
-            link.wake.notify_one();
+            link.bell.ring();
         }
         revoked.len()
     }
@@ -209,7 +216,7 @@ impl Hub {
             router.take_woken().filter_map(|key| links.get(key.0 as usize).cloned().flatten()).collect();
         drop(state);
         for link in woken {
-            link.wake.notify_one();
+            link.bell.ring();
         }
         if full && self.episode_begins(Refused::COUNT) {
             tracing::warn!(
@@ -219,11 +226,32 @@ impl Hub {
         result
     }
 
+    /// When connections want to be woken.
+    pub(super) fn alarms(&self) -> MutexGuard<'_, Alarms> {
+        self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the connection of a session at another time than before.
+    pub(super) fn set_alarm(&self, key: SessionKey, before: Option<Monotonic>, at: Option<Monotonic>) {
+        let is_next = self.alarms().put(key, before, at);
+        if is_next {
+            self.alarms_changed.notify_one();
+        }
+    }
+
+    /// Wakes the connection of a session.
+    pub(super) fn ring(&self, key: SessionKey) {
+        let link = self.lock().links.get(key.0 as usize).cloned().flatten();
+        if let Some(link) = link {
+            link.bell.ring();
+        }
+    }
+
     /// Wakes every connection that has a session.
     pub(super) fn wake_all(&self) {
         let links: Vec<Arc<Link>> = self.lock().links.iter().flatten().cloned().collect();
         for link in links {
-            link.wake.notify_one();
+            link.bell.ring();
         }
     }
 
@@ -252,7 +280,7 @@ impl Hub {
             };
             let left = old.left.notified();
             old.taken_over.store(true, Ordering::Release);
-            old.wake.notify_one();
+            old.bell.ring();
             // The notification exists from here on, so that a leave between the look and the wait is not missed.
             if !old.gone.load(Ordering::Acquire) {
                 left.await;

@@ -1,11 +1,13 @@
 //! Listeners: from an accepted socket to a connection that can be run, within limits of places, rates and time.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::admission::SilentId;
@@ -51,12 +53,13 @@ pub(super) struct Place {
     listener: u32,
     /// Counted for it.
     origin: Option<Origin>,
+    _alive: mpsc::Sender<Infallible>,
 }
 
 impl Place {
-    fn new(hub: &Arc<Hub>, listener: u32) -> Place {
+    fn new(hub: &Arc<Hub>, listener: u32, alive: &mpsc::Sender<Infallible>) -> Place {
         hub.counters.connections.fetch_add(1, Relaxed);
-        Place { hub: Arc::clone(hub), listener, origin: None }
+        Place { hub: Arc::clone(hub), listener, origin: None, _alive: alive.clone() }
     }
 
     /// The client's address is known from here on.
@@ -99,16 +102,15 @@ impl Drop for Silence {
     }
 }
 
-/// Accepts until the shutdown, and joins the connections it made.
+/// Accepts until the shutdown, and waits until the connections it made have ended.
 pub(super) async fn accept(hub: Arc<Hub>, listener: Listening, gate: Arc<Gate>, mut shutdown: Shutdown) {
-    let mut connections = JoinSet::new();
+    // Closed when the last connection is gone. A set of tasks would take 80 bytes for each.
+    let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
     // In an episode of failures, which is logged once.
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            // Keeps the set from growing with connections that have ended.
-            Some(_) = connections.join_next() => continue,
             () = shutdown.requested() => break,
         };
         let (socket, peer) = match accepted {
@@ -123,21 +125,60 @@ pub(super) async fn accept(hub: Arc<Hub>, listener: Listening, gate: Arc<Gate>, 
             }
         };
         failing = false;
-        let Some(opening) = admit(&hub, socket, peer, &gate, &shutdown) else { continue };
-        connections.spawn(async move {
-            if let Some(connection) = opening.await {
-                connection.run().await;
-            }
-        });
+        let Some(life) = admit(&hub, socket, peer, &gate, &alive, &shutdown) else { continue };
+        tokio::spawn(life);
     }
     drop(listener);
-    while connections.join_next().await.is_some() {}
+    drop(alive);
+    // Nothing is ever sent.
+    let _ = all_gone.recv().await;
 }
 
-/// What is needed once is boxed and gone before the client is idle: a task is as large as its largest moment.
-type Opening = std::pin::Pin<Box<dyn Future<Output = Option<Box<Connection>>> + Send>>;
+/// The life of a connection, as one task.
+///
+/// IMPORTANT: a task is as large as its largest moment, and there is one for every idle client. What is needed once is boxed, and gone
+/// before the client is idle.
+pub(super) enum Life {
+    Opening(Pin<Box<dyn Future<Output = Option<Box<Connection>>> + Send>>),
+    Serving(Box<Connection>),
+    Ending(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Over,
+}
 
-fn admit(hub: &Arc<Hub>, socket: Socket, mut peer: Peer, gate: &Arc<Gate>, shutdown: &Shutdown) -> Option<Opening> {
+impl Future for Life {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let next = match &mut *self {
+                Life::Opening(opening) => match ready!(opening.as_mut().poll(context)) {
+                    Some(connection) => Life::Serving(connection),
+                    None => Life::Over,
+                },
+                Life::Serving(connection) => {
+                    ready!(connection.poll_serve(context));
+                    let Life::Serving(connection) = std::mem::replace(&mut *self, Life::Over) else { continue };
+                    Life::Ending(Box::pin(connection.end()))
+                }
+                Life::Ending(ending) => {
+                    ready!(ending.as_mut().poll(context));
+                    Life::Over
+                }
+                Life::Over => return Poll::Ready(()),
+            };
+            *self = next;
+        }
+    }
+}
+
+fn admit(
+    hub: &Arc<Hub>,
+    socket: Socket,
+    mut peer: Peer,
+    gate: &Arc<Gate>,
+    alive: &mpsc::Sender<Infallible>,
+    shutdown: &Shutdown,
+) -> Option<Life> {
     let (handle, displaced) = oneshot::channel();
     let entered = hub.admission().enter(hub.now(), gate.index as usize, handle);
     let entered = entered.map_err(|why| hub.refuse(why, peer)).ok()?;
@@ -146,7 +187,7 @@ fn admit(hub: &Arc<Hub>, socket: Socket, mut peer: Peer, gate: &Arc<Gate>, shutd
         // It may have ended by itself in the meantime.
         let _ = other.send(());
     }
-    let mut place = Place::new(hub, gate.index);
+    let mut place = Place::new(hub, gate.index, alive);
     if !gate.proxy_protocol {
         place.comes_from(peer).map_err(|why| hub.refuse(why, peer)).ok()?;
     }
@@ -172,7 +213,7 @@ fn admit(hub: &Arc<Hub>, socket: Socket, mut peer: Peer, gate: &Arc<Gate>, shutd
             }
         }
     });
-    Some(opening)
+    Some(Life::Opening(opening))
 }
 
 /// From the socket to a session. Safe to cancel: taking the session is the last thing it does.

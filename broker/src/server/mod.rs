@@ -5,7 +5,9 @@
 //! message of write buffer, `max_queued_bytes` of queue (`max_queued_bytes_total` with all others) and one page of 64 KiB; none of them while idle.
 
 mod admission;
+mod alarms;
 mod authorize;
+mod bell;
 mod connection;
 mod episode;
 mod feed;
@@ -27,6 +29,7 @@ mod sys;
 mod tests;
 pub mod tls;
 mod turns;
+mod waiting;
 mod websocket;
 mod wire;
 
@@ -100,6 +103,8 @@ pub struct Broker {
     restored: RestoreReport,
     phase: watch::Sender<Phase>,
     tasks: JoinSet<()>,
+    /// What connections need until they have ended; dropped behind them.
+    _alarms: JoinSet<()>,
 }
 
 /// How far the shutdown has come.
@@ -212,7 +217,9 @@ impl Broker {
         }
         tasks.spawn(shares::serve(Arc::clone(&hub), shutdown.clone()));
         tasks.spawn(keep_time(Arc::clone(&hub), shutdown));
-        Ok(Broker { hub, binds, acceptors, restored, phase, tasks })
+        let mut alarms = JoinSet::new();
+        alarms.spawn(alarms::serve(Arc::clone(&hub)));
+        Ok(Broker { hub, binds, acceptors, restored, phase, tasks, _alarms: alarms })
     }
 
     /// Where it listens, in the order of the configuration; with the real port where that said 0.
@@ -280,7 +287,8 @@ impl Broker {
         }
         tracing::warn!("connections did not end in time and are cut off");
         self.enter(Phase::Expired);
-        // Everything that still waits now looks at the phase; a second is long for that.
+        // Everything that still waits now looks at the phase; a second is long for that. A connection that is not through then, as its
+        // client does not take its last bytes, ends with them or with the runtime.
         let at_once = async { while self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_secs(1), at_once).await;
         self.tasks.shutdown().await;
@@ -290,6 +298,13 @@ impl Broker {
         // IMPORTANT: in this order. Who attaches in between has not looked at the phase yet.
         self.phase.send_replace(phase);
         self.hub.wake_all();
+    }
+}
+
+impl Drop for Broker {
+    /// Connections look at the phase by themselves: one that was dropped without a shutdown ends them, too.
+    fn drop(&mut self) {
+        self.enter(Phase::Expired);
     }
 }
 

@@ -37,7 +37,7 @@ impl Connection {
     fn waits_for_disk(&self) -> bool {
         self.exact == 0
             && self.session.expiry().persists()
-            && match self.session.transmits().front() {
+            && match self.session.next_transmit() {
                 Some(Transmit::Publish(outgoing)) => outgoing.qos == QoS::ExactlyOnce,
                 Some(Transmit::Packet(packet)) => matches!(packet, Packet::PubRel(_)),
                 None => false,
@@ -46,13 +46,13 @@ impl Connection {
 
     /// Saves what packets of QoS 2 wait for, all that wait with one record.
     pub(super) fn save_exact(&mut self) {
-        if self.exact_after.is_some() || self.closing.is_some() || !self.waits_for_disk() {
+        if self.awaits_exact() || self.closing.is_some() || !self.waits_for_disk() {
             return;
         }
-        let count = self.session.transmits().len();
+        let count = self.session.transmits_waiting();
         match self.save_now() {
             Ok(ticket) => {
-                self.exact_after = Some((ticket, count));
+                self.busy.get_or_insert_default().exact_after = Some((ticket, count));
                 self.session.saved();
                 self.save_at = None;
             }
@@ -68,10 +68,11 @@ impl Connection {
 
     /// There is room for further messages towards the client.
     pub(super) fn may_deliver(&self) -> bool {
-        self.wire.has_room() && self.session.transmits().len() < WAITING_PACKETS
+        self.wire.has_room() && self.session.transmits_waiting() < WAITING_PACKETS
     }
 
     fn send_publish(&mut self, outgoing: &Outgoing) {
+        self.moved = true;
         let topic = &outgoing.message.topic;
         let alias = self.session.alias(topic);
         match self.wire.deliver(outgoing, alias, self.session.version(), self.max_packet_bytes) {

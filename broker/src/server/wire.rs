@@ -37,12 +37,18 @@ pub(super) struct Wire {
     tls: Option<Box<tls::Session>>,
     /// `None`: those are MQTT.
     websocket: Option<Box<WebSocket>>,
-    input: BytesMut,
-    output: BytesMut,
+    /// `None`: both are empty.
+    buffers: Option<Box<Buffers>>,
     /// The socket may have something to read.
     ready: bool,
     /// Nothing follows what is to be written.
     ending: bool,
+}
+
+#[derive(Debug, Default)]
+struct Buffers {
+    input: BytesMut,
+    output: BytesMut,
 }
 
 /// What a read brought.
@@ -62,8 +68,7 @@ impl Wire {
             socket,
             tls: tls.map(Box::new),
             websocket: websocket.map(Box::new),
-            input: BytesMut::new(),
-            output: BytesMut::new(),
+            buffers: None,
             ready: true,
             ending: false,
         }
@@ -92,15 +97,16 @@ impl Wire {
 
     /// How many bytes were read, and what they brought.
     fn read_plain(&mut self) -> io::Result<(usize, Read)> {
-        let missing = match codec::frame_len(&self.input) {
+        let input = &mut self.buffers.get_or_insert_default().input;
+        let missing = match codec::frame_len(input) {
             // Bounded: the decoder has refused packets above the limit before.
-            Ok(Some(len)) => len.saturating_sub(self.input.len()),
+            Ok(Some(len)) => len.saturating_sub(input.len()),
             Ok(None) | Err(_) => 0,
         };
-        self.input.reserve(missing.clamp(READ_BYTES, 16 * READ_BYTES));
+        input.reserve(missing.clamp(READ_BYTES, 16 * READ_BYTES));
         let n = match &mut self.tls {
-            None => self.socket.try_read_buf(&mut self.input)?,
-            Some(tls) => tls.read(&self.socket, &mut self.input)?,
+            None => self.socket.try_read_buf(input)?,
+            Some(tls) => tls.read(&self.socket, input)?,
         };
         Ok((n, Read::Some))
     }
@@ -113,9 +119,10 @@ impl Wire {
             None => self.socket.try_read_buf(&mut framed)?,
             Some(tls) => tls.read(&self.socket, &mut framed)?,
         };
-        let before = self.input.len();
-        websocket.receive(&framed, &mut self.input).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-        Ok(match self.input.len() > before {
+        let input = &mut self.buffers.get_or_insert_default().input;
+        let before = input.len();
+        websocket.receive(&framed, input).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        Ok(match input.len() > before {
             true => (n, Read::Some),
             false if websocket.is_closed() => (n, Read::End),
             false => (n, Read::None),
@@ -123,8 +130,10 @@ impl Wire {
     }
 
     fn release(&mut self) {
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
+        let Some(buffers) = &mut self.buffers else { return };
+        if buffers.input.is_empty() {
+            buffers.input = BytesMut::new();
+            self.buffers.take_if(|buffers| buffers.output.is_empty());
         }
     }
 
@@ -134,7 +143,8 @@ impl Wire {
         version: Option<Version>,
         max_packet_bytes: u32,
     ) -> Result<Option<Packet>, DecodeError> {
-        let decoded = codec::decode(&mut self.input, version, max_packet_bytes);
+        let Some(buffers) = &mut self.buffers else { return Ok(None) };
+        let decoded = codec::decode(&mut buffers.input, version, max_packet_bytes);
         if !self.ready {
             // What was read before the socket had nothing more: no further read will find out that the buffer is empty.
             self.release();
@@ -144,13 +154,13 @@ impl Wire {
 
     /// The version that a CONNECT which was refused asked for.
     pub(super) fn connect_version(&self) -> Option<Version> {
-        codec::connect_version(&self.input)
+        codec::connect_version(&self.buffers.as_ref()?.input)
     }
 
     /// Bytes of room for reading and writing.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        self.input.capacity() + self.output.capacity()
+        self.buffers.as_ref().map_or(0, |b| size_of::<Buffers>() + b.input.capacity() + b.output.capacity())
     }
 
     /// The socket said that it has something to read.
@@ -165,7 +175,7 @@ impl Wire {
         {
             return false;
         }
-        codec::encode(&packet, version, &mut self.output).is_ok()
+        codec::encode(&packet, version, self.output()).is_ok()
     }
 
     /// Appends a PUBLISH, with its alias if it fits; gives the alias that it left with. `Err`: it is larger than the client
@@ -191,7 +201,7 @@ impl Wire {
         };
         let max = max_packet_bytes.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
         let fits = codec::publish_len(&parts, version).is_ok_and(|len| len <= max);
-        if fits && codec::encode_publish(&parts, version, &mut self.output).is_ok() {
+        if fits && codec::encode_publish(&parts, version, self.output()).is_ok() {
             Ok(alias)
         } else if alias.is_some() {
             self.deliver(outgoing, None, version, max_packet_bytes)
@@ -200,18 +210,27 @@ impl Wire {
         }
     }
 
+    fn output(&mut self) -> &mut BytesMut {
+        &mut self.buffers.get_or_insert_default().output
+    }
+
+    /// Bytes that wait to be written.
+    fn waiting(&self) -> usize {
+        self.buffers.as_ref().map_or(0, |buffers| buffers.output.len())
+    }
+
     /// Deliveries may be added.
     pub(super) fn has_room(&self) -> bool {
-        self.output.len() < WRITE_BYTES
+        self.waiting() < WRITE_BYTES
     }
 
     /// Answers to further packets would find room.
     pub(super) fn may_read(&self) -> bool {
-        self.output.len() < WRITE_BYTES_HARD
+        self.waiting() < WRITE_BYTES_HARD
     }
 
     pub(super) fn has_output(&self) -> bool {
-        !self.output.is_empty()
+        self.waiting() > 0
             || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
             || self.websocket.as_ref().is_some_and(|websocket| websocket.has_output())
             || (self.ending && (self.tls.is_some() || self.websocket.is_some()))
@@ -266,7 +285,10 @@ impl Wire {
     pub(super) fn flush(&mut self, counters: &Counters) -> io::Result<()> {
         loop {
             self.end();
-            let Wire { socket, tls, websocket, output, .. } = self;
+            let Wire { socket, tls, websocket, buffers, .. } = self;
+            // One that holds nothing, for those that have nothing to write.
+            let mut none = BytesMut::new();
+            let output = buffers.as_mut().map_or(&mut none, |buffers| &mut buffers.output);
             let bytes = match websocket {
                 None => output,
                 Some(websocket) => websocket.pending(output),
@@ -295,13 +317,16 @@ impl Wire {
                 Err(error) => return Err(error),
             }
         }
-        self.output = BytesMut::new();
+        if let Some(buffers) = &mut self.buffers {
+            buffers.output = BytesMut::new();
+            self.buffers.take_if(|buffers| buffers.input.capacity() == 0);
+        }
         Ok(())
     }
 
     /// Says goodbye behind the last byte.
     fn end(&mut self) {
-        if !self.ending || !self.output.is_empty() {
+        if !self.ending || self.waiting() > 0 {
             return;
         }
         let framed = match &mut self.websocket {

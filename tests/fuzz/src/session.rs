@@ -16,7 +16,7 @@ use headwater_broker::mqtt::codec::{PublishRef, decode, encode, encode_publish};
 use headwater_broker::mqtt::packet::*;
 use headwater_broker::mqtt::session::{
     AckTicket, Action, Answer, AnswerResult, Close, Delivered, Delivery, Limits, Message, Negotiated, Origin, Outgoing,
-    Reading, Session, SessionState, Transmit, negotiate,
+    QueueCount, Reading, Session, SessionState, Transmit, negotiate,
 };
 
 use crate::input::Input;
@@ -116,9 +116,9 @@ impl Run {
             16 => self.pass(input),
             17 => return self.reconnect(input),
             18 => {
-                let held = self.session.transmits().len();
+                let held = self.session.transmits_waiting();
                 self.session.rest();
-                assert!(!self.session.holds_room() && self.session.transmits().len() == held);
+                assert!(!self.session.holds_room() && self.session.transmits_waiting() == held);
             }
             _ => {
                 if input.flag() {
@@ -240,6 +240,7 @@ impl Run {
             properties: message_expiry
                 .map(|_| Box::new(PublishProperties { message_expiry, ..PublishProperties::default() })),
             received,
+            queues: QueueCount::default(),
         })
     }
 

@@ -1,8 +1,7 @@
 //! Acknowledgements that we owe, in the order in which their packets arrived.
 
-use std::collections::VecDeque;
-
 use crate::mqtt::packet::{Ack, Packet, PacketId, ReasonCode, SubAck, UnsubAck};
+use crate::queue::Queue;
 
 /// Counts append groups of the log. An acknowledgement leaves when the durable mark has reached its ticket (G1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +37,7 @@ struct Pending {
 /// One queue for all kinds keeps PUBACK and PUBREC in the order of their PUBLISH [MQTT-4.6.0-2, MQTT-4.6.0-3].
 #[derive(Debug, Default)]
 pub(super) struct Acks {
-    queue: VecDeque<Pending>,
+    queue: Queue<Pending>,
     /// Everything before this index is answered.
     open_from: usize,
     /// PUBACK in the queue.
@@ -62,12 +61,12 @@ impl Acks {
 
     /// Holds memory for acknowledgements that are not owed now.
     pub(super) fn holds_room(&self) -> bool {
-        self.queue.capacity() > self.queue.len()
+        self.queue.holds_room()
     }
 
     /// Gives it back.
     pub(super) fn rest(&mut self) {
-        self.queue.shrink_to_fit();
+        self.queue.rest();
     }
 
     fn count(&mut self, kind: AckKind) {
@@ -109,8 +108,8 @@ impl Acks {
             AckKind::PubRec => self.pubrecs -= 1,
             AckKind::PubComp | AckKind::SubAck | AckKind::UnsubAck => {}
         }
-        if self.queue.is_empty() {
-            self.queue = VecDeque::new();
+        if self.queue.is_empty() && self.queue.capacity() > super::KEPT_CAPACITY {
+            self.queue.rest();
         }
         Some((kind, packet_id, packet))
     }

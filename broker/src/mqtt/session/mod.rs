@@ -43,6 +43,7 @@ use crate::mqtt::packet::{
     Ack, Disconnect, Packet, PacketId, Publish, QoS, ReasonCode, Subscribe, Unsubscribe, Version,
 };
 use crate::mqtt::topic::TopicName;
+use crate::queue::Queue;
 
 /// Acknowledgements owed besides those of publishes (SUBACK, PUBCOMP, repeated PUBREC) before reading stops.
 const OTHER_ACKS: usize = 64;
@@ -184,8 +185,8 @@ pub struct Session {
     own_aliases: Option<Box<OwnAliases>>,
     /// Deliveries acknowledged since the state was last saved.
     progress: u64,
-    transmits: VecDeque<Transmit>,
-    actions: VecDeque<Action>,
+    transmits: Queue<Transmit>,
+    actions: Queue<Action>,
     closed: bool,
 }
 
@@ -217,8 +218,8 @@ impl Session {
             own_aliases: (agreed.topic_alias_maximum > 0)
                 .then(|| Box::new(OwnAliases::new(agreed.topic_alias_maximum))),
             progress: 0,
-            transmits: VecDeque::new(),
-            actions: VecDeque::new(),
+            transmits: Queue::default(),
+            actions: Queue::default(),
             closed: false,
         };
         session.send(Packet::ConnAck(Box::new(connect::accept(agreed, limits, session_present))));
@@ -429,16 +430,13 @@ impl Session {
     /// Whether queues hold memory for the next burst; [`Session::rest`] gives it back.
     #[must_use]
     pub fn holds_room(&self) -> bool {
-        self.transmits.capacity() > self.transmits.len()
-            || self.actions.capacity() > self.actions.len()
-            || self.acks.holds_room()
-            || self.outbound.holds_room()
+        self.transmits.holds_room() || self.actions.holds_room() || self.acks.holds_room() || self.outbound.holds_room()
     }
 
     /// Gives back what only a busy connection needs. Of its state nothing changes.
     pub fn rest(&mut self) {
-        self.transmits.shrink_to_fit();
-        self.actions.shrink_to_fit();
+        self.transmits.rest();
+        self.actions.rest();
         self.acks.rest();
         self.outbound.rest();
     }
@@ -488,17 +486,23 @@ impl Session {
         self.actions.push_back(Action::Close(close));
     }
 
-    /// What waits to be written.
+    /// The next packet to be written.
     #[must_use]
-    pub fn transmits(&self) -> &VecDeque<Transmit> {
-        &self.transmits
+    pub fn next_transmit(&self) -> Option<&Transmit> {
+        self.transmits.front()
+    }
+
+    /// Packets that wait to be written.
+    #[must_use]
+    pub fn transmits_waiting(&self) -> usize {
+        self.transmits.len()
     }
 
     /// The next packet to write.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         let next = self.transmits.pop_front();
         if next.is_none() && self.transmits.capacity() > KEPT_CAPACITY {
-            self.transmits = VecDeque::new();
+            self.transmits.rest();
         }
         next
     }
@@ -519,7 +523,7 @@ impl Session {
     pub fn poll_action(&mut self) -> Option<Action> {
         let next = self.actions.pop_front();
         if next.is_none() && self.actions.capacity() > KEPT_CAPACITY {
-            self.actions = VecDeque::new();
+            self.actions.rest();
         }
         next
     }
