@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 /// First in, first out. Whoever fills it sees to its bound.
 #[derive(Clone, Debug)]
+#[allow(clippy::box_collection)] // It is what this is for.
 pub(crate) struct Queue<T>(Option<Box<VecDeque<T>>>);
 
 impl<T> Default for Queue<T> {

@@ -223,7 +223,10 @@ enum Subscribers<K, V> {
     None,
     One(K, V),
     /// Two or more, in order of key. Keys usually come in rising order, so that an insert is a push.
-    Many(Vec<(K, V)>),
+    ///
+    /// Boxed: there is a node for nearly every subscription, and the list of few would make all of them larger.
+    #[allow(clippy::box_collection)]
+    Many(Box<Vec<(K, V)>>),
 }
 
 impl<K: Copy + Ord, V> Subscribers<K, V> {
@@ -257,7 +260,7 @@ impl<K: Copy + Ord, V> Subscribers<K, V> {
             }
             Subscribers::One(only, old) => {
                 let pair = if only < key { [(only, old), (key, value)] } else { [(key, value), (only, old)] };
-                *self = Subscribers::Many(Vec::from(pair));
+                *self = Subscribers::Many(Box::new(Vec::from(pair)));
                 None
             }
             Subscribers::Many(mut list) => {

@@ -67,6 +67,10 @@ pub(super) struct Busy {
     unsaved: Option<Vec<ReasonCode>>,
     /// The record that the first packets that wait, so many, must not leave before.
     pub(super) exact_after: Option<(Ticket, usize)>,
+    /// When the progress of the session is to be saved.
+    pub(super) save_at: Option<Monotonic>,
+    /// When to look whether the client has become idle.
+    pub(super) rest_at: Option<Monotonic>,
     /// Room for the router's answers.
     answers: Vec<Answer>,
     /// Room for messages out of the queue.
@@ -83,7 +87,7 @@ impl Busy {
 
     /// Holds nothing but room. A wait is room, too: it begins again.
     fn is_done(&self) -> bool {
-        self.settled() && self.exact_after.is_none()
+        self.settled() && self.exact_after.is_none() && self.save_at.is_none()
     }
 }
 
@@ -110,20 +114,17 @@ pub(super) struct Connection {
     /// It has tried to write where it may not, and that was logged.
     denied: bool,
     pub(super) feed: Feed,
-    pub(super) closing: Option<Close>,
+    pub(super) closing: Option<Box<Close>>,
     /// The broker shuts down: nothing more is read, what was taken is finished.
     stopping: bool,
     /// The socket is dead.
     pub(super) broken: bool,
-    pub(super) save_at: Option<Monotonic>,
     /// So many of the next packets are on disk as far as they must be.
     pub(super) exact: usize,
     /// Packets since others had their turn.
     handled: u32,
     /// There is something to do, whatever happens.
     again: bool,
-    /// When to look whether the client has become idle.
-    pub(super) rest_at: Option<Monotonic>,
     /// Messages have come or gone since it last rested.
     pub(super) moved: bool,
     /// When it is to be woken.
@@ -163,11 +164,9 @@ impl Connection {
             closing: None,
             stopping: false,
             broken: false,
-            save_at: None,
             exact: 0,
             handled: 0,
             again: true,
-            rest_at: None,
             moved: false,
             alarm_at: None,
             shutdown,
@@ -303,7 +302,7 @@ impl Connection {
     /// holes that it leaves stay.
     fn rest(&mut self, now: Monotonic) {
         let holds_room = self.session.holds_room() || self.busy.is_some();
-        self.rest_at = match self.rest_at {
+        let rest_at = match self.busy.as_ref().and_then(|busy| busy.rest_at) {
             None if holds_room && self.moved => Some(now + REST_AFTER),
             Some(at) if now < at => Some(at),
             Some(_) if now.since(self.session.last_heard()) < REST_AFTER => Some(now + REST_AFTER),
@@ -314,6 +313,9 @@ impl Connection {
                 None
             }
         };
+        if rest_at.is_some() || self.busy.is_some() {
+            self.busy.get_or_insert_default().rest_at = rest_at;
+        }
     }
 
     /// We keep the client from being heard.
@@ -446,7 +448,7 @@ impl Connection {
         // Whatever else the machine wanted belongs to packets behind these.
         while let Some(action) = next.take().or_else(|| self.session.poll_action()) {
             if let Action::Close(close) = action {
-                self.closing = Some(close);
+                self.closing = Some(Box::new(close));
             }
         }
     }
@@ -475,7 +477,7 @@ impl Connection {
                 self.save_session(reasons);
             }
             Action::Publish(_) => debug_assert!(false, "collected before"),
-            Action::Close(close) => self.closing = Some(close),
+            Action::Close(close) => self.closing = Some(Box::new(close)),
         }
     }
 
@@ -508,16 +510,15 @@ impl Connection {
         if progress == 0 || !self.session.expiry().persists() || self.closing.is_some() {
             return;
         }
-        let at = *self.save_at.get_or_insert(now + SAVE_AFTER);
+        let at = *self.busy.get_or_insert_default().save_at.get_or_insert(now + SAVE_AFTER);
         if now < at && progress < SAVE_AFTER_ACKS {
             return;
         }
-        if self.save_now().is_ok() {
+        let saved = self.save_now().is_ok();
+        if saved {
             self.session.saved();
-            self.save_at = None;
-        } else {
-            self.save_at = Some(now + SAVE_AFTER);
         }
+        self.busy.get_or_insert_default().save_at = (!saved).then(|| now + SAVE_AFTER);
     }
 
     fn save_connect(&self) -> Result<Ticket, AppendError> {
@@ -534,7 +535,7 @@ impl Connection {
 
     /// Gives the session back, after what the client sent before it left was routed.
     pub(super) async fn end(mut self: Box<Self>) {
-        if let Some(close) = self.closing {
+        if let Some(close) = self.closing.as_deref().copied() {
             match (close.by, close.reason) {
                 (ClosedBy::Us, ReasonCode::KeepAliveTimeout) => {
                     self.hub.counters.keep_alive_timeouts.fetch_add(1, Relaxed);
@@ -564,7 +565,7 @@ impl Connection {
             let unsent = self.batch().iter().filter(|p| p.qos == QoS::AtMostOnce).count();
             self.hub.with(|router, _| router.counters_mut().dropped_disconnected += unsent as u64);
         }
-        let drop_will = self.closing.is_some_and(|close| close.by == ClosedBy::Client);
+        let drop_will = self.closing.as_ref().is_some_and(|close| close.by == ClosedBy::Client);
         let will = self.will.take().filter(|_| !drop_will);
         let expiry = self.session.expiry();
         let reading = self.feed.positions().cloned();

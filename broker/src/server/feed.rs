@@ -22,14 +22,17 @@ const PAGE_BYTES: usize = 64 * 1024;
 /// Taken out of the queue in one step.
 const PULL_BYTES: usize = 32 * 1024;
 
+/// What a read of the log brought.
+type Brought = Result<ReadBatch, ReadError>;
+
 /// Where the messages of one connection come from.
 #[derive(Debug)]
 pub(super) struct Feed {
     catch_up: Option<Box<CatchUp>>,
     pub(super) replays: Vec<Replay>,
     /// A read of the log under way; at most one.
-    reader: Option<Box<(Order, JoinHandle<Result<ReadBatch, ReadError>>)>>,
-    read: Option<Box<(Order, Result<ReadBatch, ReadError>)>>,
+    reader: Option<Box<(Order, JoinHandle<Brought>)>>,
+    read: Option<Box<(Order, Brought)>>,
     /// A copy of a retained message found no room in the log.
     no_room: bool,
     /// The durable mark as last seen.

@@ -52,9 +52,10 @@ impl Connection {
         let count = self.session.transmits_waiting();
         match self.save_now() {
             Ok(ticket) => {
-                self.busy.get_or_insert_default().exact_after = Some((ticket, count));
+                let busy = self.busy.get_or_insert_default();
+                busy.exact_after = Some((ticket, count));
+                busy.save_at = None;
                 self.session.saved();
-                self.save_at = None;
             }
             Err(AppendError::Busy) => self.blocked = Some(Blocked::Room),
             Err(AppendError::Failed) => self.log_failed(),

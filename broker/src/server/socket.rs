@@ -4,6 +4,7 @@
 //! listens on, or a file of another kind, is not touched. It is removed at the end, if it is still ours.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
@@ -14,8 +15,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, Un
 use super::peer::Peer;
 use crate::config::Bind;
 
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 1024;
+/// Connections that may wait to be accepted; the system's own limit (`net.core.somaxconn`, 4,096 by default) is the most. A client that
+/// finds no place tries again after a second, then after two more: too long when all come back after a power cut.
+const BACKLOG: u32 = 4096;
 
 /// A socket that accepts connections.
 #[derive(Debug)]
@@ -52,8 +54,16 @@ impl Listening {
     /// The address is in use, is not of this machine, or may not be used.
     pub(super) async fn bind(bind: &Bind) -> io::Result<Listening> {
         match bind {
-            // tokio sets SO_REUSEADDR, so that a restart need not wait for old connections to time out.
-            Bind::Tcp(address) => TcpListener::bind(address).await.map(Listening::Tcp),
+            Bind::Tcp(address) => {
+                let socket = match address {
+                    SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                    SocketAddr::V6(_) => TcpSocket::new_v6()?,
+                };
+                // So that a restart need not wait for old connections to time out.
+                socket.set_reuseaddr(true)?;
+                socket.bind(*address)?;
+                socket.listen(BACKLOG).map(Listening::Tcp)
+            }
             Bind::Unix { path, mode } => {
                 make_way(path)?;
                 let socket = UnixSocket::new_stream()?;

@@ -104,10 +104,9 @@ impl Connection {
             Some(Blocked::Full(at)) => Some(at),
             Some(Blocked::Room) | None => None,
         };
-        let Some(at) = [self.session.next_timeout(), full, self.save_at, self.rest_at, self.link.expires]
-            .into_iter()
-            .flatten()
-            .min()
+        let (save_at, rest_at) = self.busy.as_ref().map_or((None, None), |busy| (busy.save_at, busy.rest_at));
+        let Some(at) =
+            [self.session.next_timeout(), full, save_at, rest_at, self.link.expires].into_iter().flatten().min()
         else {
             return;
         };
