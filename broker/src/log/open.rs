@@ -21,7 +21,7 @@ use super::layout::{
     FORMAT_VERSION, INDEX_STREAM, INDEX_VERSION, META_VERSION, Meta, SNAPSHOT_VERSION, Snapshot, TABLE_BASE, TAG_PUT,
     decode, key,
 };
-use super::plan::Sizes;
+use super::plan::{Sizes, effective_budget};
 use super::pulse::Pulse;
 use super::records::{FrameRecords, Record};
 use super::shared::{Content, Shared};
@@ -63,10 +63,16 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
         io::ErrorKind::StorageFull => OpenError::DiskFull { dir: dir.clone() },
         _ => not_writable(&dir, &e),
     };
-    let staging = Staging::open(&dir, sizes.slot_bytes).map_err(cannot_open)?;
+    let staging = Staging::open(&dir, sizes.slot_bytes, room(&config).map_err(cannot_open)?).map_err(cannot_open)?;
+    core.sizes = sizes.with_slots(staging.slot_bytes());
     let (ends, note) = Ends::open(&dir, seed).map_err(cannot_open)?;
     replay(&staging, note.group, &mut core, &mut report).map_err(|e| OpenError::Storage(e.to_string()))?;
     apply_note(&note, &mut core, &mut report);
+    for slot in [SlotId::A, SlotId::B] {
+        if core.tail.slot(slot).used <= staging.slot_bytes() {
+            staging.shorten(slot).map_err(cannot_open)?;
+        }
+    }
 
     let id = config.clock.boot_id().map_or(0, |id| xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), seed) | 1);
     report.boot = core.boots.begin(id, config.clock.monotonic(), config.clock.wall());
@@ -174,6 +180,13 @@ fn check(config: &LogConfig) -> Result<(), OpenError> {
         }
     }
     Ok(())
+}
+
+/// Bytes that the log may take beyond what it has.
+fn room(config: &LogConfig) -> io::Result<u64> {
+    let used = disk::allocated(&config.dir, None)?;
+    let available = disk::available(&config.dir)?;
+    Ok(effective_budget(config.max_bytes, used, available, config.min_free).saturating_sub(used))
 }
 
 pub(super) fn not_writable(dir: &Path, error: &io::Error) -> OpenError {

@@ -363,12 +363,13 @@ impl Sealer {
         let mut stuck = HashSet::new();
         loop {
             let used = self.used()?;
-            let (mut facts, carry) = {
+            let (mut facts, kept) = {
                 let core = self.shared.lock();
-                (facts(&core), carry_reserve(&core))
+                // Staging files grow into what they lack at the next open.
+                (facts(&core), carry_reserve(&core) + self.shared.staging.owed())
             };
             let manifests = manifest_bound(facts.len() as u64 + 1);
-            if fits(used, incoming + manifests + carry, budget) {
+            if fits(used, incoming + manifests + kept, budget) {
                 return Ok(true);
             }
             // What nobody can read goes before what somebody can.
@@ -376,13 +377,13 @@ impl Sealer {
                 continue;
             }
             facts.retain(|f| !stuck.contains(&f.number));
-            match next_drop(used, incoming + manifests + carry, budget, &facts) {
+            match next_drop(used, incoming + manifests + kept, budget, &facts) {
                 Some(victim) => {
                     if !self.drop_epoch(victim, budget)? {
                         stuck.insert(victim.number);
                     }
                 }
-                // The room for carrying is for the next time; now what counts is that it fits.
+                // What is kept free is for the next time; now what counts is that it fits.
                 None => return Ok(fits(used, incoming + manifests, budget)),
             }
         }
