@@ -5,12 +5,15 @@
 //! | name | written by | content |
 //! |---|---|---|
 //! | `LOCK` | open | empty; held with `flock` while a process has the log open, its process id as text inside |
-//! | `FORMAT` | first open | text: `headwater-log`, `version = N`, `seed = HEX` (16 digits, random, seeds all checksums and hashes) |
+//! | `FORMAT` | first open | text: `headwater-log`, `version = N`, `seed = HEX` (16 digits, random, seeds all checksums and hashes), `check = HEX` (xxh3-64 of the text before it; missing in earlier builds) |
+//! | `FORMAT.copy` | open | the same, if `FORMAT` is damaged; a later version changes it before `FORMAT` |
 //! | `staging-0`, `staging-1` | writer | frames, see below; preallocated, overwritten in place |
 //! | `ends` | writer | notes of how far every stream was durable, see `ends.rs`; preallocated, overwritten in place |
 //! | `reserve` | open, sealer | zeros; released when the filesystem is full, taken back later |
 //! | `store/` | sealer | fjall database with one keyspace `epochs` |
-//! | `damaged-N/` | open | a store that could not be opened, moved aside; deleted when its space is needed |
+//! | `store.salvaged/` | open | `store/` being made again from what is whole of it; takes its name |
+//! | `quarantine/N/` | open | what was damaged and set aside; the oldest is deleted when its space is needed |
+//! | `damaged-N/` | earlier builds | the same |
 //!
 //! Frame ([`FRAME_HEADER_BYTES`] of header, little endian, then the body; starts at a multiple of [`FRAME_ALIGN`]):
 //!

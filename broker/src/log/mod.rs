@@ -11,7 +11,7 @@
 //! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns; `epoch.rs` what an epoch is made of |
 //! | `read.rs`, `open.rs`, `verify.rs` | reading, opening and recovery, looking for damage without changing anything |
 //! | `frame.rs`, `records.rs`, `block.rs` | bytes; pure |
-//! | `staging.rs`, `ends.rs`, `store.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
+//! | `format.rs`, `staging.rs`, `ends.rs`, `store.rs`, `quarantine.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
 //! | `kernels.rs` | blocks by themselves, for `benches/` |
 //!
 //! Left out on purpose: who may append what, retries, anything MQTT.
@@ -23,6 +23,7 @@ mod core;
 mod disk;
 mod ends;
 mod epoch;
+mod format;
 mod frame;
 mod group;
 mod held;
@@ -33,6 +34,7 @@ mod memory;
 mod open;
 mod plan;
 mod pulse;
+mod quarantine;
 mod read;
 mod record;
 mod records;
@@ -52,6 +54,7 @@ mod verify;
 mod writer;
 
 pub use disk::allocated;
+pub use format::holds_log;
 pub use record::{Entry, GapReason, Item, NewMessage, Stamp, StoredMessage, TableId, Ticket};
 pub use report::{DamagedPlace, LogStats, OpenError, OpenReport, ReadBatch, ReadError, StreamInfo};
 pub use stream::{Discard, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};

@@ -58,10 +58,12 @@ pub struct OpenReport {
     pub bytes_cut: u64,
     /// Messages that are not readable; readers get a gap.
     pub damaged: Vec<DamagedPlace>,
-    /// Epochs whose index is not readable.
+    /// Epochs that are lost, or whose index is not readable.
     pub damaged_epochs: u64,
-    /// Where the epochs were moved because they could not be opened at all.
+    /// Where the epochs were moved because they could not be opened as they were. What was whole of them was kept.
     pub quarantined: Option<PathBuf>,
+    /// `FORMAT` or its copy was damaged or missing; the other took its place, or if both were, a new seed.
+    pub format_damaged: bool,
 }
 
 /// A range of a stream that is not readable.

@@ -17,6 +17,7 @@ use super::layout::{EpochStream, SNAPSHOT_VERSION, TABLE_BASE, TAG_DELETE, TAG_P
 use super::plan::{
     BLOCK_TARGET_BYTES, EpochFacts, effective_budget, epoch_bound, fits, manifest_bound, next_drop, protected_full,
 };
+use super::quarantine;
 use super::records::{FrameRecords, RawMessage, Record};
 use super::shared::Shared;
 use super::staging::SlotId;
@@ -398,15 +399,11 @@ impl Sealer {
     }
 
     fn drop_quarantine(&self) -> Result<bool, StoreError> {
-        for entry in fs::read_dir(&self.shared.dir)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with("damaged-") {
-                warn!(name = %entry.file_name().to_string_lossy(), "quarantined data is deleted to make room");
-                fs::remove_dir_all(entry.path())?;
-                return Ok(true);
-            }
+        let dropped = quarantine::drop_oldest(&self.shared.dir)?;
+        if let Some(place) = &dropped {
+            warn!(place = %place.display(), "quarantined data is deleted to make room");
         }
-        Ok(false)
+        Ok(dropped.is_some())
     }
 
     /// False if its table records must be carried and there is no room for that.

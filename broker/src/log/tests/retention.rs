@@ -366,3 +366,30 @@ fn slots_of_a_smaller_budget_grow_once_there_is_room_and_never_beyond_the_budget
     drop(open(SMALL));
     assert_eq!(slot(), 64 << 10);
 }
+
+#[test]
+fn setting_a_damaged_store_aside_stays_within_a_full_budget() {
+    const BUDGET: u64 = 1 << 20;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let open = || {
+        let config = LogConfig { max_bytes: BUDGET, ..config(dir.path(), vec![stream("a")]) };
+        let (log, report) = Log::open_sized(config, SMALL).expect("open");
+        assert!(disk::allocated(dir.path(), None).expect("measured") <= BUDGET, "{report:?}");
+        (log, report)
+    };
+    for round in 1u64..=3 {
+        let (log, _) = open();
+        let a = log.stream("a").expect("there");
+        for n in 0..150 {
+            append_durably(&log, &[message(a, "s", &noise(round * 1000 + n, 10_000))]);
+            assert!(disk::allocated(dir.path(), None).expect("measured") <= BUDGET);
+        }
+        super::model::quiesce(&log);
+        let before = read_all(&log, a, 1);
+        drop(log);
+        std::fs::write(dir.path().join("store/keyspaces/1/current"), b"??").expect("written");
+        let (log, report) = open();
+        assert!(report.quarantined.is_some() && report.damaged.is_empty(), "{report:?}");
+        assert_eq!(seqs(&read_all(&log, a, 1)), seqs(&before));
+    }
+}
