@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::layout::{ENDS_PLACE_BYTES, ENDS_VERSION, decode, encode};
 use super::staging;
+use super::wear::Volume;
 
 /// How long an acknowledged message may be unmentioned here. Each note dirties a page of its own, which the kernel writes after some
 /// 30 seconds: that bounds the wear, this the time in which damage to the last frames would go unnoticed.
@@ -27,6 +28,8 @@ pub(super) const NOTE_AFTER: Duration = Duration::from_secs(1);
 
 /// Bytes of a note's checksum and length before it.
 const HEAD_BYTES: usize = 12;
+/// The most that a [`Volume`] takes.
+const WEAR_BYTES: usize = 20;
 
 /// One note.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,8 +39,11 @@ pub(super) struct Note {
     /// Every group up to this one is on disk.
     pub(super) group: u64,
     /// Streams with messages in frames, and the sequence behind their last durable message. Those that do not fit are left out
-    /// (the worst case of 20 bytes each: 818 streams).
+    /// (the worst case of 20 bytes each: 817 streams).
     pub(super) ends: Vec<(u32, u64)>,
+    /// What was written up to then; behind the rest, and missing in notes of earlier builds.
+    #[serde(skip)]
+    pub(super) wear: Volume,
 }
 
 /// The open file.
@@ -66,9 +72,9 @@ impl Ends {
     }
 
     /// Notes that every group up to `group` is on disk, with the ends of its streams.
-    pub(super) fn note(&self, group: u64, ends: Vec<(u32, u64)>) -> io::Result<()> {
+    pub(super) fn note(&self, group: u64, ends: Vec<(u32, u64)>, wear: Volume) -> io::Result<()> {
         let serial = self.serial.fetch_add(1, Relaxed);
-        let bytes = pack(Note { serial, group, ends }, self.seed);
+        let bytes = pack(Note { serial, group, ends, wear }, self.seed);
         self.file.write_all_at(&bytes, place(serial))
     }
 
@@ -85,10 +91,12 @@ fn place(serial: u64) -> u64 {
 
 fn pack(mut note: Note, seed: u64) -> Vec<u8> {
     let mut body = encode(ENDS_VERSION, &note);
-    while body.len() > ENDS_PLACE_BYTES - HEAD_BYTES {
-        note.ends.truncate(note.ends.len() * (ENDS_PLACE_BYTES - HEAD_BYTES) / body.len());
+    const ROOM: usize = ENDS_PLACE_BYTES - HEAD_BYTES - WEAR_BYTES;
+    while body.len() > ROOM {
+        note.ends.truncate(note.ends.len() * ROOM / body.len());
         body = encode(ENDS_VERSION, &note);
     }
+    let body = postcard::to_extend(&note.wear, body).expect("a growing buffer takes two numbers");
     let len = u32::try_from(body.len()).expect("a place is shorter than 4 GiB");
     [&xxh3_64_with_seed(&body, seed).to_le_bytes()[..], &len.to_le_bytes(), &body].concat()
 }
@@ -98,7 +106,10 @@ fn unpack(place: &[u8], seed: u64) -> Option<Note> {
     let (len, rest) = rest.split_first_chunk::<4>()?;
     let body = rest.get(..u32::from_le_bytes(*len) as usize)?;
     let whole = xxh3_64_with_seed(body, seed) == u64::from_le_bytes(*sum);
-    whole.then(|| decode::<Note>(ENDS_VERSION, body)).flatten().map(|(note, _)| note)
+    whole.then(|| decode::<Note>(ENDS_VERSION, body)).flatten().map(|(note, rest)| {
+        let wear = postcard::from_bytes(rest).unwrap_or_default();
+        Note { wear, ..note }
+    })
 }
 
 #[cfg(test)]
@@ -110,27 +121,38 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let (ends, none) = Ends::open(dir.path(), 7).expect("open");
         assert_eq!(none, Note::default());
-        ends.note(3, vec![(0, 10)]).expect("written");
-        ends.note(4, vec![(0, 12), (9, u64::MAX)]).expect("written");
+        ends.note(3, vec![(0, 10)], Volume::default()).expect("written");
+        ends.note(4, vec![(0, 12), (9, u64::MAX)], Volume { written: 9, payload: 5 }).expect("written");
         let (_, newest) = Ends::open(dir.path(), 7).expect("open");
         assert_eq!((newest.group, &newest.ends[..]), (4, &[(0, 12), (9, u64::MAX)][..]));
+        assert_eq!(newest.wear, Volume { written: 9, payload: 5 });
 
         let at = place(newest.serial) + 14;
         ends.file.write_all_at(&[0xFF; 3], at).expect("written");
         let (again, before) = Ends::open(dir.path(), 7).expect("open");
         assert_eq!((before.group, &before.ends[..]), (3, &[(0, 10)][..]));
-        again.note(5, Vec::new()).expect("written");
+        again.note(5, Vec::new(), Volume::default()).expect("written");
         let (_, after) = Ends::open(dir.path(), 7).expect("open");
         assert_eq!(after.group, 5);
     }
 
     #[test]
+    fn a_note_of_an_earlier_build_has_no_wear() {
+        let body = encode(ENDS_VERSION, &Note { serial: 1, group: 2, ends: vec![(0, 3)], wear: Volume::default() });
+        let len = u32::try_from(body.len()).expect("short");
+        let note = [&xxh3_64_with_seed(&body, 7).to_le_bytes()[..], &len.to_le_bytes(), &body].concat();
+        let note = unpack(&note, 7).expect("whole");
+        assert_eq!((note.group, note.wear), (2, Volume::default()));
+    }
+
+    #[test]
     fn more_streams_than_fit_are_left_out() {
         let ends: Vec<(u32, u64)> = (0..4096).map(|id| (u32::MAX - id, u64::MAX)).collect();
-        let bytes = pack(Note { serial: 1, group: 2, ends }, 7);
+        let bytes = pack(Note { serial: 1, group: 2, ends, wear: Volume { written: u64::MAX, payload: u64::MAX } }, 7);
         assert!(bytes.len() <= ENDS_PLACE_BYTES);
         let note = unpack(&bytes, 7).expect("whole");
-        assert!(note.ends.len() >= 818, "{}", note.ends.len());
+        assert_eq!(note.wear.payload, u64::MAX);
+        assert!(note.ends.len() >= 817, "{}", note.ends.len());
         assert!(unpack(&bytes, 8).is_none(), "another log's");
     }
 }

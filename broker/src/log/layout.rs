@@ -37,7 +37,7 @@
 //! [`KIND_PUT`]: table (1 byte), key, value. [`KIND_DELETE`]: table, key. [`KIND_META`]: length, then [`META_VERSION`] and a postcard [`Meta`].
 //!
 //! Note in `ends` (two places of [`ENDS_PLACE_BYTES`], written in turn): xxh3-64 of what follows the length, seeded with the seed in `FORMAT`;
-//! its length (4 bytes, little endian); [`ENDS_VERSION`]; a postcard `Note`.
+//! its length (4 bytes, little endian); [`ENDS_VERSION`]; a postcard `Note`; a postcard `Volume` (`wear.rs`; missing in earlier builds).
 //!
 //! Keys of the keyspace `epochs` (16 bytes, big endian): epoch `u32`, stream `u32`, first sequence `u64`.
 //!

@@ -8,7 +8,7 @@
 //! | file | what |
 //! |---|---|
 //! | `core.rs`, `restore.rs` | the state behind one short lock, and how it comes back; `group.rs` what is being collected; `held.rs` what a stream holds; `tables.rs`, `subjects.rs`, `memory.rs`, `boots.rs` |
-//! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns; `epoch.rs` what an epoch is made of |
+//! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns, `wear.rs` what they write; `epoch.rs` what an epoch is made of |
 //! | `read.rs`, `open.rs`, `verify.rs` | reading, opening and recovery, looking for damage without changing anything |
 //! | `frame.rs`, `records.rs`, `block.rs` | bytes; pure |
 //! | `format.rs`, `staging.rs`, `ends.rs`, `store.rs`, `quarantine.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
@@ -51,6 +51,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod wear;
 mod writer;
 
 pub use disk::allocated;
@@ -59,6 +60,7 @@ pub use record::{Entry, GapReason, Item, NewMessage, Stamp, StoredMessage, Table
 pub use report::{DamagedPlace, LogStats, OpenError, OpenReport, ReadBatch, ReadError, StreamInfo};
 pub use stream::{Discard, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};
 pub use verify::{Verified, VerifiedStream, ensure_closed, verify};
+pub use wear::Wear;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -454,6 +456,7 @@ impl Log {
             boot: core.boots.current(),
             oldest_unsynced: core.oldest_pending().map_or(Duration::ZERO, |since| since.elapsed()),
             failed: core.failed,
+            wear: shared.wear().wear(shared.now()),
         }
     }
 

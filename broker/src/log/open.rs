@@ -29,6 +29,7 @@ use super::store::{self, Salvaged, Store, StoreError};
 use super::stream::{Seq, StreamId};
 use super::tables::{Live, Place};
 use super::tail::Stage;
+use super::wear::Meter;
 use super::{DamagedPlace, DurableMark, LogConfig, OpenError, OpenReport, Ticket};
 use super::{format, quarantine};
 
@@ -112,6 +113,10 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     report.epochs = core.epochs.len() as u64;
     report.disk_used_bytes = core.counters.disk_used;
 
+    let mut meter = Meter::new(note.wear, config.clock.monotonic());
+    if report.created {
+        meter.add(config.clock.monotonic(), 2 * staging.slot_bytes(), 0);
+    }
     let shared = Shared {
         core: Mutex::new(core),
         writer_wake: Condvar::new(),
@@ -123,6 +128,7 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
         staging,
         ends,
         cache: Mutex::new(Cache::default()),
+        wear: Mutex::new(meter),
         clock: config.clock,
         dir,
         max_bytes: config.max_bytes,

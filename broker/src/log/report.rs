@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::record::Item;
 use super::stream::{Seq, StreamConfig, StreamId, StreamState, StreamUid};
+use super::wear::Wear;
 
 /// A stream, for status.
 #[derive(Clone, Debug)]
@@ -235,4 +236,6 @@ pub struct LogStats {
     pub oldest_unsynced: Duration,
     /// A sync failed: a restart is needed.
     pub failed: bool,
+    /// Bytes written, and for how many.
+    pub wear: Wear,
 }

@@ -25,6 +25,7 @@ use super::store::StoreError;
 use super::stream::Discard;
 use super::tables::Place;
 use super::tail::TailFrame;
+use super::wear::manifest;
 
 /// Streams are regrouped in rounds of about this much, so that sealing needs little memory.
 const ROUND_BYTES: u64 = 512 << 10;
@@ -302,6 +303,7 @@ impl Sealer {
     fn install(&self, job: &Job, epoch: u32, contents: &Contents) -> Result<(), StoreError> {
         let disk_bytes = self.shared.store.epoch_bytes(epoch)?;
         let mut core = self.shared.lock();
+        self.shared.wrote(disk_bytes + manifest(core.epochs.len() as u64 + 1), 0);
         let core = &mut *core;
         core.next_epoch = epoch + 1;
         for stream in &mut core.streams {
@@ -337,7 +339,10 @@ impl Sealer {
             match disk::fill(&reserve, bytes).map_err(StoreError::from) {
                 // Somebody else took the room meanwhile: a reserve that is not whole is none.
                 Err(StoreError::Full) => self.release_reserve(),
-                filled => filled?,
+                filled => {
+                    filled?;
+                    self.shared.wrote(bytes, 0);
+                }
             }
         }
         Ok(())
@@ -425,6 +430,7 @@ impl Sealer {
             // IMPORTANT: first out of the state, so that nobody looks for it any more, then off the disk.
             let mut core = self.shared.lock();
             core.forget_epoch(victim.number);
+            self.shared.wrote(manifest(core.epochs.len() as u64), 0);
             core.counters.epochs_dropped += 1;
         }
         // A drop needs a few blocks for its manifest. A filesystem that others filled may not have them: the reserve has.
@@ -510,6 +516,7 @@ impl Sealer {
         })?;
         let disk_bytes = self.shared.store.epoch_bytes(epoch)?;
         let mut core = self.shared.lock();
+        self.shared.wrote(disk_bytes + manifest(core.epochs.len() as u64 + 1), 0);
         core.next_epoch = epoch + 1;
         note_epoch(&mut core, epoch, disk_bytes, &contents);
         info!(from = number, to = epoch, records = contents.moved.len(), "table records were carried on");

@@ -151,6 +151,33 @@ fn a_running_log_notes_how_far_it_is_durable() {
 }
 
 #[test]
+fn what_was_written_is_counted_across_restarts_and_costs_no_sync() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (log, _) = open(dir.path());
+    let a = log.stream("a").expect("there");
+    let before = log.stats().wear;
+    for n in 0..20 {
+        append_durably(&log, &[message(a, "s", &noise(n, 3000))]);
+    }
+    quiesce(&log);
+    let wear = log.stats().wear;
+    let stats = log.stats();
+    assert_eq!(wear.payload_bytes - before.payload_bytes, 20 * 3002);
+    // Every commit its pages, and what was sealed once more.
+    assert!(stats.epochs >= 1);
+    assert!(wear.written_bytes - before.written_bytes >= 20 * 4096 + stats.ingested_bytes, "{wear:?} {stats:?}");
+    assert_eq!((wear.day_written_bytes, wear.day_payload_bytes), (wear.written_bytes, wear.payload_bytes));
+    log.close();
+    let last = log.stats().wear;
+    drop(log);
+    let (log, _) = open(dir.path());
+    let again = log.stats().wear;
+    assert_eq!(again.payload_bytes, last.payload_bytes);
+    assert!(again.written_bytes >= last.written_bytes, "{again:?} {last:?}");
+    assert!(again.day_written_bytes < wear.day_written_bytes, "since start: {again:?}");
+}
+
+#[test]
 fn a_damaged_frame_between_whole_ones_is_one_reported_gap() {
     let dir = filled();
     let frames = live_frames(dir.path());
