@@ -4,8 +4,10 @@
 //! * [`process`], [`port`], [`wait`]: children that are always reaped, ports that nobody else takes, conditions with a
 //!   deadline. [`http`], [`metrics`], [`hex`]: what pages and scripts say.
 //! * [`hub`], [`proxy`]: real nats-servers, and the link to them.
-//! * [`publisher`], [`traffic`], [`device`], [`mosquitto`]: devices by rumqttc, paho-mqtt and Mosquitto's tools.
+//! * [`publisher`], [`traffic`], [`device`], [`mosquitto`]: devices by rumqttc, paho-mqtt and Mosquitto's tools; [`flood`]: by hand, at
+//!   full speed.
 //! * [`copy`], [`snapshot`]: whether what arrived is exactly what was acknowledged, and whether nothing was touched.
+//! * [`sampler`]: what a data directory takes, at every moment.
 //! * [`powercut`]: what a power cut may leave of a filesystem.
 //! * [`payload`], [`chance`]: messages that prove who sent them, and random choices that can be repeated.
 //!
@@ -16,6 +18,7 @@ pub mod certificates;
 pub mod chance;
 pub mod copy;
 pub mod device;
+pub mod flood;
 pub mod gateway;
 pub mod hex;
 pub mod http;
@@ -28,6 +31,7 @@ pub mod powercut;
 pub mod process;
 pub mod proxy;
 pub mod publisher;
+pub mod sampler;
 pub mod snapshot;
 pub mod traffic;
 pub mod wait;

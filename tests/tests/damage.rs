@@ -29,6 +29,10 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 /// Damages a file as a bad card does.
 fn damage(path: &Path, chance: &mut Chance) -> String {
     let mut bytes = std::fs::read(path).expect("our own file can be read");
+    if chance.below(5) == 0 {
+        std::fs::remove_file(path).expect("our own file can be removed");
+        return "removed".to_owned();
+    }
     let at = usize::try_from(chance.below(bytes.len() as u64)).expect("a position in memory");
     let what = match chance.below(4) {
         0 => {
@@ -52,6 +56,10 @@ fn damage(path: &Path, chance: &mut Chance) -> String {
     };
     std::fs::write(path, bytes).expect("our own file can be written");
     what
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -83,11 +91,7 @@ async fn a_damaged_file_costs_what_it_held_and_no_more_in_many_rounds() {
     for _ in 0..rounds(30) {
         let gateway = make();
         copy(&sound.data_dir(), &gateway.data_dir());
-        // The two files that say what the directory is are not data: a damaged one is refused, as another test shows.
-        let files: Vec<PathBuf> = files(&gateway.data_dir())
-            .into_iter()
-            .filter(|path| !path.ends_with("FORMAT") && !path.ends_with("LOCK"))
-            .collect();
+        let files = files(&gateway.data_dir());
         let victim = &files[usize::try_from(chance.below(files.len() as u64)).expect("a position in memory")];
         let what = damage(victim, &mut chance);
         // Shown only if the test fails.
@@ -95,6 +99,15 @@ async fn a_damaged_file_costs_what_it_held_and_no_more_in_many_rounds() {
         let untouched = snapshot::of(&gateway.data_dir());
         let verified = gateway.command(&["store", "verify", "--json"]);
         assert_eq!(snapshot::of(&gateway.data_dir()), untouched, "verifying changes nothing");
+
+        // Repairing does what starting does, and leaves nothing to be moved or made again.
+        let repaired = make();
+        copy(&gateway.data_dir(), &repaired.data_dir());
+        let text = repaired.command(&["store", "repair"]).success();
+        assert!(text.ends_with("repaired\n"), "{text}");
+        let again = repaired.command(&["store", "repair"]).success();
+        assert!(!again.contains("aside") && !again.contains("FORMAT"), "{again}");
+        let repaired: Value = json(&repaired.command(&["store", "verify", "--json"]).stdout);
 
         let broker = gateway.start().await;
         let before = whole(&broker, "s", 1).await;
@@ -116,13 +129,12 @@ async fn a_damaged_file_costs_what_it_held_and_no_more_in_many_rounds() {
         }
         assert!(before.gaps.iter().all(|gap| gap.reason == "damage"), "{:?}", before.gaps);
         // Verifying found the same, without a broker.
-        let found: Value = serde_json::from_str(&verified.stdout).unwrap_or_else(|e| panic!("{e}: {verified:?}"));
-        let stream = found["streams"].as_array().and_then(|streams| streams.iter().find(|one| one["name"] == "s"));
-        assert_eq!(
-            stream.map_or(0, |stream| stream["msgs"].as_u64().unwrap_or(0)),
-            before.messages.len() as u64,
-            "{found}"
-        );
+        let found = json(&verified.stdout);
+        for found in [&found, &repaired] {
+            let stream = found["streams"].as_array().and_then(|streams| streams.iter().find(|one| one["name"] == "s"));
+            let msgs = stream.map_or(0, |stream| stream["msgs"].as_u64().unwrap_or(0));
+            assert_eq!(msgs, before.messages.len() as u64, "{found}");
+        }
         assert!(before.gaps.is_empty() || (verified.code == Some(1) && found["sound"] == false), "{verified:?}");
         // Status counts what is gone.
         let status = broker.status().await;

@@ -56,7 +56,7 @@ const IMPURE: &[&str] = &[
 
 /// Outside libraries that one file translates for the rest, and the crates that belong to each.
 const NAMED_ONCE: &[&[&str]] = &[
-    &["fjall", "lsm_tree"],
+    &["fjall", "lsm_tree", "sfa"],
     &["fuser"],
     &["argon2"],
     &["x509_cert"],

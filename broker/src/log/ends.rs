@@ -17,10 +17,14 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{ENDS_PLACE_BYTES, ENDS_VERSION, decode, encode};
 use super::notes::Notes;
+use super::wear::Volume;
 
 /// How long an acknowledged message may be unmentioned here. Each note dirties a page of its own, which the kernel writes after some
 /// 30 seconds: that bounds the wear, this the time in which damage to the last frames would go unnoticed.
 pub(super) const NOTE_AFTER: Duration = Duration::from_secs(1);
+
+/// The most that a [`Volume`] takes.
+const WEAR_BYTES: usize = 20;
 
 /// One note.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +34,11 @@ pub(super) struct Note {
     /// Every group up to this one is on disk.
     pub(super) group: u64,
     /// Streams with messages in frames, and the sequence behind their last durable message. Those that do not fit are left out
-    /// (the worst case of 20 bytes each: 818 streams).
+    /// (the worst case of 20 bytes each: 817 streams).
     pub(super) ends: Vec<(u32, u64)>,
+    /// What was written up to then; behind the rest, and missing in notes of earlier builds.
+    #[serde(skip)]
+    pub(super) wear: Volume,
 }
 
 /// The open file.
@@ -45,15 +52,14 @@ impl Ends {
     /// Opens the file, or makes it, allocated; returns the newest note that is whole.
     pub(super) fn open(dir: &Path, seed: u64) -> io::Result<(Ends, Note)> {
         let (notes, bodies) = Notes::open(&dir.join("ends"), ENDS_PLACE_BYTES, seed)?;
-        let whole = bodies.iter().filter_map(|body| decode::<Note>(ENDS_VERSION, body));
-        let newest = whole.map(|(note, _)| note).max_by_key(|note| note.serial).unwrap_or_default();
+        let newest = bodies.iter().filter_map(|body| unpack(body)).max_by_key(|note| note.serial).unwrap_or_default();
         Ok((Ends { notes, serial: AtomicU64::new(newest.serial + 1) }, newest))
     }
 
     /// Notes that every group up to `group` is on disk, with the ends of its streams.
-    pub(super) fn note(&self, group: u64, ends: Vec<(u32, u64)>) -> io::Result<()> {
+    pub(super) fn note(&self, group: u64, ends: Vec<(u32, u64)>, wear: Volume) -> io::Result<()> {
         let serial = self.serial.fetch_add(1, Relaxed);
-        self.notes.write(serial, &pack(Note { serial, group, ends }))
+        self.notes.write(serial, &pack(Note { serial, group, ends, wear }))
     }
 
     /// Makes the notes durable.
@@ -63,13 +69,18 @@ impl Ends {
 }
 
 fn pack(mut note: Note) -> Vec<u8> {
-    let room = Notes::room(ENDS_PLACE_BYTES);
+    let room = Notes::room(ENDS_PLACE_BYTES) - WEAR_BYTES;
     let mut body = encode(ENDS_VERSION, &note);
     while body.len() > room {
         note.ends.truncate(note.ends.len() * room / body.len());
         body = encode(ENDS_VERSION, &note);
     }
-    body
+    postcard::to_extend(&note.wear, body).expect("a growing buffer takes two numbers")
+}
+
+fn unpack(body: &[u8]) -> Option<Note> {
+    let (note, rest) = decode::<Note>(ENDS_VERSION, body)?;
+    Some(Note { wear: postcard::from_bytes(rest).unwrap_or_default(), ..note })
 }
 
 #[cfg(test)]
@@ -81,33 +92,42 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let (ends, none) = Ends::open(dir.path(), 7).expect("open");
         assert_eq!(none, Note::default());
-        ends.note(3, vec![(0, 10)]).expect("written");
-        ends.note(4, vec![(0, 12), (9, u64::MAX)]).expect("written");
+        ends.note(3, vec![(0, 10)], Volume::default()).expect("written");
+        ends.note(4, vec![(0, 12), (9, u64::MAX)], Volume { written: 9, payload: 5 }).expect("written");
         let (_, newest) = Ends::open(dir.path(), 7).expect("open");
         assert_eq!((newest.group, &newest.ends[..]), (4, &[(0, 12), (9, u64::MAX)][..]));
+        assert_eq!(newest.wear, Volume { written: 9, payload: 5 });
 
         ends.notes.harm(newest.serial);
         let (again, before) = Ends::open(dir.path(), 7).expect("open");
         assert_eq!((before.group, &before.ends[..]), (3, &[(0, 10)][..]));
-        again.note(5, Vec::new()).expect("written");
+        again.note(5, Vec::new(), Volume::default()).expect("written");
         let (_, after) = Ends::open(dir.path(), 7).expect("open");
         assert_eq!(after.group, 5);
     }
 
     #[test]
+    fn a_note_of_an_earlier_build_has_no_wear() {
+        let body = encode(ENDS_VERSION, &Note { serial: 1, group: 2, ends: vec![(0, 3)], wear: Volume::default() });
+        let note = unpack(&body).expect("whole");
+        assert_eq!((note.group, note.wear), (2, Volume::default()));
+    }
+
+    #[test]
     fn more_streams_than_fit_are_left_out() {
         let ends: Vec<(u32, u64)> = (0..4096).map(|id| (u32::MAX - id, u64::MAX)).collect();
-        let bytes = pack(Note { serial: 1, group: 2, ends });
+        let bytes = pack(Note { serial: 1, group: 2, ends, wear: Volume { written: u64::MAX, payload: u64::MAX } });
         assert!(bytes.len() <= Notes::room(ENDS_PLACE_BYTES));
-        let (note, _) = decode::<Note>(ENDS_VERSION, &bytes).expect("whole");
-        assert!(note.ends.len() >= 818, "{}", note.ends.len());
+        let note = unpack(&bytes).expect("whole");
+        assert_eq!(note.wear.payload, u64::MAX);
+        assert!(note.ends.len() >= 817, "{}", note.ends.len());
     }
 
     #[test]
     fn a_note_of_another_log_is_none() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let (ends, _) = Ends::open(dir.path(), 7).expect("open");
-        ends.note(3, vec![(0, 10)]).expect("written");
+        ends.note(3, vec![(0, 10)], Volume::default()).expect("written");
         assert_eq!(Ends::open(dir.path(), 8).expect("open").1, Note::default());
     }
 }

@@ -5,13 +5,16 @@
 //! | name | written by | content |
 //! |---|---|---|
 //! | `LOCK` | open | empty; held with `flock` while a process has the log open, its process id as text inside |
-//! | `FORMAT` | first open | text: `headwater-log`, `version = N`, `seed = HEX` (16 digits, random, seeds all checksums and hashes) |
+//! | `FORMAT` | first open | text: `headwater-log`, `version = N`, `seed = HEX` (16 digits, random, seeds all checksums and hashes), `check = HEX` (xxh3-64 of the text before it; missing in earlier builds) |
+//! | `FORMAT.copy` | open | the same, if `FORMAT` is damaged; a later version changes it before `FORMAT` |
 //! | `staging-0`, `staging-1` | writer | frames, see below; preallocated, overwritten in place |
 //! | `ends` | writer | notes of how far every stream was durable, see `ends.rs`; preallocated, overwritten in place |
 //! | `drops` | sealer | notes of the epoch being dropped and what that means for readers, see `drops.rs`; preallocated, overwritten in place |
 //! | `reserve` | open, sealer | zeros; released when the filesystem is full, taken back later |
 //! | `store/` | sealer | fjall database with one keyspace `epochs` |
-//! | `damaged-N/` | open | a store that could not be opened, moved aside; deleted when its space is needed |
+//! | `store.salvaged/` | open | `store/` being made again from what is whole of it; takes its name |
+//! | `quarantine/N/` | open | what was damaged and set aside; the oldest is deleted when its space is needed |
+//! | `damaged-N/` | earlier builds | the same |
 //!
 //! Frame ([`FRAME_HEADER_BYTES`] of header, little endian, then the body; starts at a multiple of [`FRAME_ALIGN`]):
 //!
@@ -38,7 +41,7 @@
 //! [`AnchorRecord`]. Logs of 0.1 have nothing there, and their program does not look there.
 //!
 //! Note in `ends` (two places of [`ENDS_PLACE_BYTES`], written in turn): xxh3-64 of what follows the length, seeded with the seed in `FORMAT`;
-//! its length (4 bytes, little endian); [`ENDS_VERSION`]; a postcard `Note`. In `drops` the same with places of [`DROPS_PLACE_BYTES`],
+//! its length (4 bytes, little endian); [`ENDS_VERSION`]; a postcard `Note`; a postcard `Volume` (`wear.rs`; missing in earlier builds). In `drops` the same with places of [`DROPS_PLACE_BYTES`],
 //! [`DROPS_VERSION`] and a `DropNote`.
 //!
 //! Tables below 128 belong to those who use the log. [`LOSSES`]: key the number of an entry modulo the entries kept (8 bytes, big endian);

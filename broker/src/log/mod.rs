@@ -9,10 +9,10 @@
 //! |---|---|
 //! | `core.rs`, `restore.rs` | the state behind one short lock, and how it comes back; `cursors.rs` its readers, `losses.rs` what was taken from them; `group.rs` what is being collected; `held.rs` what a stream holds; `tables.rs`, `subjects.rs`, `memory.rs` |
 //! | `boots.rs`, `clocks.rs` | what is known of the times of stamps, and where it comes from |
-//! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns; `room.rs` what the second does to make room, `plan.rs` and `classes.rs` what goes first; `job.rs`, `epoch.rs` what an epoch is made of |
+//! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns, `wear.rs` what they write; `room.rs` what the second does to make room, `plan.rs` and `classes.rs` what goes first; `job.rs`, `epoch.rs` what an epoch is made of |
 //! | `read.rs`, `open.rs`, `verify.rs` | reading, opening and recovery, looking for damage without changing anything |
 //! | `frame.rs`, `records.rs`, `block.rs` | bytes; pure |
-//! | `staging.rs`, `ends.rs`, `drops.rs` (both in `notes.rs`), `store.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
+//! | `format.rs`, `staging.rs`, `ends.rs`, `drops.rs` (both in `notes.rs`), `store.rs`, `quarantine.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
 //! | `kernels.rs` | blocks by themselves, for `benches/` |
 //!
 //! Left out on purpose: who may append what, retries, anything MQTT.
@@ -28,6 +28,7 @@ mod disk;
 mod drops;
 mod ends;
 mod epoch;
+mod format;
 mod frame;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -43,6 +44,7 @@ mod notes;
 mod open;
 mod plan;
 mod pulse;
+mod quarantine;
 mod read;
 mod record;
 mod records;
@@ -61,14 +63,17 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod wear;
 mod writer;
 
 pub use classes::{MAX_CLASSES, retention_classes};
 pub use disk::allocated;
+pub use format::holds_log;
 pub use record::{Entry, GapReason, Item, LossReason, NewMessage, Stamp, StoredMessage, TableId, Ticket};
 pub use report::{DamagedPlace, LogStats, LossEntry, OpenError, OpenReport, ReadBatch, ReadError, StreamInfo};
 pub use stream::{Discard, Priority, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};
 pub use verify::{Verified, VerifiedStream, ensure_closed, verify};
+pub use wear::Wear;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -488,6 +493,7 @@ impl Log {
             boot: core.boots.current(),
             oldest_unsynced: core.oldest_pending().map_or(Duration::ZERO, |since| since.elapsed()),
             failed: core.failed,
+            wear: shared.wear().wear(shared.now()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Condvar, Mutex};
 
 use rustix::fs::FlockOperation;
@@ -19,19 +19,21 @@ use super::frame::unpack;
 use super::group::Span;
 use super::held::{Piece, Source};
 use super::layout::{
-    FORMAT_VERSION, INDEX_STREAM, INDEX_VERSION, LOSSES, META_VERSION, Meta, SNAPSHOT_VERSION, Snapshot, TABLE_BASE,
-    TAG_PUT, decode, key,
+    INDEX_STREAM, INDEX_VERSION, LOSSES, META_VERSION, Meta, SNAPSHOT_VERSION, Snapshot, TABLE_BASE, TAG_PUT, decode,
+    key,
 };
-use super::plan::Sizes;
+use super::plan::{Sizes, effective_budget};
 use super::pulse::Pulse;
 use super::records::{FrameRecords, Record};
 use super::shared::{Content, Shared};
-use super::staging::{Found, SlotId, Staging, scan};
-use super::store::{Store, StoreError};
+use super::staging::{self, Found, SlotId, Staging, scan};
+use super::store::{self, Salvaged, Store, StoreError};
 use super::stream::{Seq, StreamId};
 use super::tables::{Live, Place};
 use super::tail::Stage;
+use super::wear::Meter;
 use super::{DamagedPlace, DurableMark, LogConfig, OpenError, OpenReport, Ticket};
+use super::{format, quarantine};
 
 /// Opens everything but the threads.
 pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenReport), OpenError> {
@@ -40,37 +42,43 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     make_folder(&dir).map_err(|e| not_writable(&dir, &e))?;
     let lock = lock(&dir)?;
     let mut report = OpenReport::default();
-    let seed = format(&dir, &mut report)?;
+    let (seed, found) = format::open(&dir)?;
+    report.created = found == format::Found::Nothing;
+    report.format_damaged = matches!(found, format::Found::Restored | format::Found::Lost);
     // IMPORTANT: before anything else is made. After a kill FORMAT may have its name in the kernel's memory only, and a power cut that
     // takes it and leaves what came later leaves a directory that nobody can read.
     File::open(&dir).and_then(|dir| dir.sync_all()).map_err(|e| not_writable(&dir, &e))?;
     let mut core = Core::new(sizes, seed);
 
-    let path = dir.join("store");
-    let store = match Store::open(&path) {
-        Ok(store) => store,
-        Err(StoreError::Damaged(what)) => {
-            let aside = quarantine(&dir, &path).map_err(|e| not_writable(&dir, &e))?;
-            error!(what, moved_to = %aside.display(), "the epochs cannot be opened; they were moved aside, the log goes on with its staging files");
-            report.quarantined = Some(aside);
-            Store::open(&path).map_err(|e| OpenError::Storage(e.to_string()))?
-        }
-        Err(StoreError::Full) => return Err(OpenError::DiskFull { dir }),
-        Err(StoreError::Io(what)) => return Err(OpenError::Storage(what)),
-    };
+    let (store, lost_behind) = open_store(&dir, &mut report)?;
     let cannot_open = |e: io::Error| match e.kind() {
         io::ErrorKind::StorageFull => OpenError::DiskFull { dir: dir.clone() },
         _ => not_writable(&dir, &e),
     };
     let (drops, dropped) = Drops::open(&dir, seed).map_err(cannot_open)?;
-    load_epochs(&store, dropped.as_ref(), &mut core, &mut report).map_err(|e| OpenError::Storage(e.to_string()))?;
+    load_epochs(&store, dropped.as_ref(), &lost_behind, &mut core, &mut report)
+        .map_err(|e| OpenError::Storage(e.to_string()))?;
 
-    let staging = Staging::open(&dir, sizes.slot_bytes).map_err(cannot_open)?;
+    if found == format::Found::Lost {
+        // No sequence may come twice, and who had them must be told that they are gone.
+        for (id, end) in staging::unchecked_ends(&dir).map_err(cannot_open)? {
+            if let Some(stream) = core.streams.get_mut(id as usize) {
+                stream.next = stream.next.max(end);
+            }
+        }
+    }
+    let staging = Staging::open(&dir, sizes.slot_bytes, room(&config).map_err(cannot_open)?).map_err(cannot_open)?;
+    core.sizes = sizes.with_slots(staging.slot_bytes());
     let (ends, note) = Ends::open(&dir, seed).map_err(cannot_open)?;
     replay(&staging, note.group, &mut core, &mut report).map_err(|e| OpenError::Storage(e.to_string()))?;
     apply_note(&note, &mut core, &mut report);
     if let Some(dropped) = dropped {
         core.apply_drop(dropped);
+    }
+    for slot in [SlotId::A, SlotId::B] {
+        if core.tail.slot(slot).used <= staging.slot_bytes() {
+            staging.shorten(slot).map_err(cannot_open)?;
+        }
     }
 
     let id = config.clock.boot_id().map_or(0, |id| xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), seed) | 1);
@@ -110,6 +118,10 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     report.epochs = core.epochs.len() as u64;
     report.disk_used_bytes = core.counters.disk_used;
 
+    let mut meter = Meter::new(note.wear, config.clock.monotonic());
+    if report.created {
+        meter.add(config.clock.monotonic(), 2 * staging.slot_bytes(), 0);
+    }
     let shared = Shared {
         core: Mutex::new(core),
         writer_wake: Condvar::new(),
@@ -122,6 +134,7 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
         ends,
         drops,
         cache: Mutex::new(Cache::default()),
+        wear: Mutex::new(meter),
         clock: config.clock,
         dir,
         max_bytes: config.max_bytes,
@@ -134,6 +147,43 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     };
     settle(&shared, &saved);
     Ok((shared, report))
+}
+
+/// Opens the epochs. If they do not open as they are, what is whole of them is opened, and the rest is set aside; then also the epochs
+/// behind which one is lost (0: before the first).
+fn open_store(dir: &Path, report: &mut OpenReport) -> Result<(Store, Vec<u32>), OpenError> {
+    let (path, salvage) = (dir.join("store"), dir.join("store.salvaged"));
+    let storage = |error: StoreError| match error {
+        StoreError::Full => OpenError::DiskFull { dir: dir.to_owned() },
+        other => OpenError::Storage(other.to_string()),
+    };
+    // The last start ended between the two renames below.
+    if !path.exists() && salvage.exists() {
+        fs::rename(&salvage, &path).map_err(|e| not_writable(dir, &e))?;
+    }
+    let what = match Store::open(&path) {
+        Ok(store) => return Ok((store, Vec::new())),
+        Err(StoreError::Damaged(what)) => what,
+        Err(error) => return Err(storage(error)),
+    };
+    let salvaged = match store::salvage(&path, &salvage) {
+        Err(StoreError::Full) => return Err(storage(StoreError::Full)),
+        // Such as a filesystem without links: then there is a new store, and all of the old one is set aside.
+        Err(error) => {
+            error!(%error, "nothing of the epochs could be kept");
+            fs::remove_dir_all(&salvage).map_err(|e| not_writable(dir, &e))?;
+            Store::open(&salvage).map_err(storage)?;
+            Salvaged::default()
+        }
+        Ok(salvaged) => salvaged,
+    };
+    let aside = quarantine::set_aside(dir, &path).map_err(|e| not_writable(dir, &e))?;
+    fs::rename(&salvage, &path).and_then(|()| File::open(dir)?.sync_all()).map_err(|e| not_writable(dir, &e))?;
+    store::give_up_links(&aside, &path).map_err(|e| not_writable(dir, &e))?;
+    let (kept, lost) = (salvaged.kept, salvaged.lost_behind.len());
+    error!(what, kept, lost, moved_to = %aside.display(), "the epochs could not be opened; what is whole of them was kept, the rest was set aside");
+    report.quarantined = Some(aside);
+    Store::open(&path).map(|store| (store, salvaged.lost_behind)).map_err(storage)
 }
 
 /// Makes the data directory, and those above it that are missing, so that a power cut does not take their names.
@@ -180,6 +230,13 @@ fn check(config: &LogConfig) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Bytes that the log may take beyond what it has.
+fn room(config: &LogConfig) -> io::Result<u64> {
+    let used = disk::allocated(&config.dir, None)?;
+    let available = disk::available(&config.dir)?;
+    Ok(effective_budget(config.max_bytes, used, available, config.min_free).saturating_sub(used))
+}
+
 pub(super) fn not_writable(dir: &Path, error: &io::Error) -> OpenError {
     OpenError::NotWritable { dir: dir.to_owned(), error: error.to_string() }
 }
@@ -211,68 +268,11 @@ pub(super) fn take_lock(file: &mut File, dir: &Path, how: FlockOperation) -> Res
     }
 }
 
-/// Reads `FORMAT`, or makes it; returns the seed.
-fn format(dir: &Path, report: &mut OpenReport) -> Result<u64, OpenError> {
-    let path = dir.join("FORMAT");
-    match fs::read_to_string(&path) {
-        Ok(text) => parse_format(dir, &text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if dir.join("store").exists() || dir.join("staging-0").exists() {
-                return Err(OpenError::NotALog { dir: dir.to_owned(), reason: "FORMAT is missing".into() });
-            }
-            report.created = true;
-            let mut random = [0; 8];
-            getrandom::fill(&mut random).map_err(|e| OpenError::Storage(e.to_string()))?;
-            let seed = u64::from_le_bytes(random);
-            let text = format!("headwater-log\nversion = {FORMAT_VERSION}\nseed = {seed:016x}\n");
-            write_whole(dir, &path, text.as_bytes()).map_err(|e| not_writable(dir, &e))?;
-            Ok(seed)
-        }
-        Err(error) => Err(not_writable(dir, &error)),
-    }
-}
-
-fn parse_format(dir: &Path, text: &str) -> Result<u64, OpenError> {
-    let not_ours = |reason: &str| OpenError::NotALog { dir: dir.to_owned(), reason: reason.into() };
-    let mut lines = text.lines();
-    if lines.next() != Some("headwater-log") {
-        return Err(not_ours("FORMAT is not ours"));
-    }
-    let field = |line: Option<&str>, name: &str| {
-        line.and_then(|l| l.strip_prefix(name)?.trim_start().strip_prefix('=').map(|v| v.trim().to_owned()))
-    };
-    let version = field(lines.next(), "version").and_then(|v| v.parse::<u32>().ok());
-    match version {
-        Some(FORMAT_VERSION) => {}
-        Some(found) => return Err(OpenError::OtherVersion { found, ours: FORMAT_VERSION }),
-        None => return Err(not_ours("FORMAT has no version")),
-    }
-    let seed = field(lines.next(), "seed").and_then(|v| u64::from_str_radix(&v, 16).ok());
-    seed.ok_or_else(|| not_ours("FORMAT has no seed"))
-}
-
-/// Writes a file so that it is there whole or not at all.
-fn write_whole(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(dir)?.sync_all()
-}
-
-fn quarantine(dir: &Path, store: &Path) -> io::Result<PathBuf> {
-    let free = (1..).map(|n| dir.join(format!("damaged-{n}"))).find(|p| !p.exists());
-    let aside = free.ok_or_else(|| io::Error::other("no free name"))?;
-    fs::rename(store, &aside)?;
-    File::open(dir)?.sync_all()?;
-    Ok(aside)
-}
-
 /// Takes over the index of every epoch, and the newest snapshot.
 fn load_epochs(
     store: &Store,
     dropped: Option<&DropNote>,
+    lost_behind: &[u32],
     core: &mut Core,
     report: &mut OpenReport,
 ) -> Result<(), StoreError> {
@@ -291,8 +291,13 @@ fn load_epochs(
         }
         warn!(epoch = number, "the state saved in an epoch cannot be read");
     }
-    let mut holes = vec![false; core.streams.len()];
+    report.damaged_epochs += lost_behind.len() as u64;
+    let mut holes = vec![lost_behind.contains(&0); core.streams.len()];
+    let from_first = lost_behind.contains(&0);
     for (number, disk_bytes) in epochs {
+        if lost_behind.contains(&(core.next_epoch - 1)) {
+            holes.fill(true);
+        }
         core.next_epoch = number + 1;
         let index = match store.value(&key(number, INDEX_STREAM, 0)) {
             Ok(value) => value.and_then(|v| decode(INDEX_VERSION, &v).map(|(index, _)| index)),
@@ -317,7 +322,10 @@ fn load_epochs(
         for entry in &index.streams {
             let Some(stream) = core.streams.get_mut(entry.id as usize) else { continue };
             let expected = stream.durable_next.max(stream.held.first);
-            if std::mem::take(&mut holes[entry.id as usize]) && entry.first > expected && stream.durable_next > 1 {
+            if std::mem::take(&mut holes[entry.id as usize])
+                && entry.first > expected
+                && (from_first || stream.durable_next > 1)
+            {
                 note_damage(core, entry.id, expected, entry.first - 1, report);
             }
             let Some(stream) = core.streams.get_mut(entry.id as usize) else { continue };

@@ -1,7 +1,8 @@
 //! How the log is fitted into its budget: sizes by budget, and which epochs go before a new one is written. Pure.
 //!
 //! Proof of the bound (G2). Only these allocate blocks in the data directory after open:
-//! 1. the staging files: allocated once at open, overwritten in place;
+//! 1. the staging files: allocated once at open, overwritten in place; those of an earlier, smaller budget grow at an open that finds
+//!    room for it, which the sealer keeps free from then on;
 //! 2. one ingestion at a time, by the sealer: at most [`epoch_bound`] bytes, whatever the data is (a block is stored as it is
 //!    where compression does not make it smaller);
 //! 3. the manifest that goes with an ingestion or a drop: at most [`manifest_bound`], old and new version together;
@@ -37,13 +38,41 @@ pub(super) const MIN_BUDGET: u64 = 32 * MIB;
 /// Sizes for a budget: larger epochs wear the flash less, smaller ones take less memory and less of a small budget.
 pub(super) fn sizes(budget: u64) -> Sizes {
     let (slot_bytes, epoch_raw_bytes) = match budget / MIB {
-        0..=128 => (MIB, 2 * MIB),
+        // As small as a message of 1 MiB allows: both slots are 4.3 % of 64 MiB.
+        0..=128 => (SMALL_SLOT_BYTES, 2 * MIB),
         129..=4096 => (2 * MIB, 4 * MIB),
         4097..=16384 => (4 * MIB, 8 * MIB),
         _ => (16 * MIB, 32 * MIB),
     };
-    let group_bytes = if slot_bytes == MIB { 704 << 10 } else { 3 << 19 };
-    Sizes { slot_bytes, epoch_raw_bytes, group_bytes, reserve_bytes: 256 << 10, table_bytes: budget / 4 }
+    Sizes {
+        slot_bytes,
+        epoch_raw_bytes,
+        group_bytes: group_bytes(slot_bytes),
+        reserve_bytes: 256 << 10,
+        table_bytes: budget / 4,
+    }
+}
+
+/// Slots of the smallest budgets: room for a message of 1 MiB, 96 KiB of topic, properties and company, and the log's own records.
+const SMALL_SLOT_BYTES: u64 = 1408 << 10;
+
+/// The largest group for which a slot has room beside [`META_ROOM_BYTES`] and a frame's header. More than 1.5 MiB would only cost memory.
+fn group_bytes(slot_bytes: u64) -> usize {
+    let room = slot_bytes.saturating_sub(META_ROOM_BYTES as u64 + (32 << 10));
+    usize::try_from(room).map_or(3 << 19, |room| room.min(3 << 19))
+}
+
+impl Sizes {
+    /// The same with the slots that there are, where the budget has no room for larger ones yet.
+    pub(super) fn with_slots(self, slot_bytes: u64) -> Sizes {
+        let lacking = usize::try_from(self.slot_bytes.saturating_sub(slot_bytes)).unwrap_or(usize::MAX);
+        if lacking == 0 {
+            return self;
+        }
+        // A frame of either fits.
+        let group_bytes = group_bytes(slot_bytes).max(self.group_bytes.saturating_sub(lacking));
+        Sizes { slot_bytes, group_bytes, ..self }
+    }
 }
 
 /// Room in a frame, beside the group, for the log's own records.
@@ -169,6 +198,18 @@ mod tests {
         #[test]
         fn a_full_group_fits_into_an_empty_slot(budget in MIN_BUDGET..=(1u64 << 45)) {
             let sizes = sizes(budget);
+            prop_assert!(super::super::frame::frame_len(sizes.group_bytes + META_ROOM_BYTES) as u64 <= sizes.slot_bytes);
+        }
+
+        #[test]
+        fn a_message_of_1_mib_is_taken_at_every_budget(budget in MIN_BUDGET..=(1u64 << 45)) {
+            prop_assert!(sizes(budget).group_bytes >= (1 << 20) + (64 << 10));
+        }
+
+        #[test]
+        fn a_full_group_fits_into_a_slot_that_has_not_grown_yet(budget in MIN_BUDGET..=(1u64 << 45), old in 1u64..=2) {
+            let sizes = sizes(budget).with_slots(old * MIB);
+            prop_assert!(sizes.slot_bytes >= old * MIB || sizes.slot_bytes == SMALL_SLOT_BYTES);
             prop_assert!(super::super::frame::frame_len(sizes.group_bytes + META_ROOM_BYTES) as u64 <= sizes.slot_bytes);
         }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::record::{Item, LossReason, Stamp};
 use super::stream::{Seq, StreamConfig, StreamId, StreamState, StreamUid};
+use super::wear::Wear;
 
 /// A stream, for status.
 #[derive(Clone, Debug)]
@@ -83,10 +84,12 @@ pub struct OpenReport {
     pub bytes_cut: u64,
     /// Messages that are not readable; readers get a gap.
     pub damaged: Vec<DamagedPlace>,
-    /// Epochs whose index is not readable.
+    /// Epochs that are lost, or whose index is not readable.
     pub damaged_epochs: u64,
-    /// Where the epochs were moved because they could not be opened at all.
+    /// Where the epochs were moved because they could not be opened as they were. What was whole of them was kept.
     pub quarantined: Option<PathBuf>,
+    /// `FORMAT` or its copy was damaged or missing; the other took its place, or if both were, a new seed.
+    pub format_damaged: bool,
 }
 
 /// A range of a stream that is not readable.
@@ -258,4 +261,6 @@ pub struct LogStats {
     pub oldest_unsynced: Duration,
     /// A sync failed: a restart is needed.
     pub failed: bool,
+    /// Bytes written, and for how many.
+    pub wear: Wear,
 }

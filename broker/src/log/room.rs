@@ -15,9 +15,11 @@ use super::plan::{
     BLOCK_TARGET_BYTES, EpochFacts, effective_budget, epoch_bound, fits, manifest_bound, next_drop, protected_full,
     worst,
 };
+use super::quarantine;
 use super::sealer::{RETRY, Sealer, note_epoch};
 use super::store::StoreError;
 use super::tables::Place;
+use super::wear::{manifest, pages};
 
 impl Sealer {
     /// After a seal: the reserve is taken back if there is room, and what streams must be refused is decided.
@@ -43,7 +45,10 @@ impl Sealer {
             match disk::fill(&reserve, bytes).map_err(StoreError::from) {
                 // Somebody else took the room meanwhile: a reserve that is not whole is none.
                 Err(StoreError::Full) => self.release_reserve(),
-                filled => filled?,
+                filled => {
+                    filled?;
+                    self.shared.wrote(bytes, 0);
+                }
             }
         }
         Ok(())
@@ -72,12 +77,13 @@ impl Sealer {
         let end = self.shared.lock().next_epoch;
         loop {
             let used = self.used()?;
-            let (mut facts, carry) = {
+            let (mut facts, kept) = {
                 let core = self.shared.lock();
-                (facts(&core), carry_reserve(&core))
+                // Staging files grow into what they lack at the next open.
+                (facts(&core), carry_reserve(&core) + self.shared.staging.owed())
             };
             let manifests = manifest_bound(facts.len() as u64 + 1);
-            if fits(used, incoming + manifests + carry, budget) {
+            if fits(used, incoming + manifests + kept, budget) {
                 return Ok(true);
             }
             // What nobody can read goes before what somebody can.
@@ -85,13 +91,13 @@ impl Sealer {
                 continue;
             }
             facts.retain(|f| f.number < end && !stuck.contains(&f.number));
-            match next_drop(used, incoming + manifests + carry, budget, &facts) {
+            match next_drop(used, incoming + manifests + kept, budget, &facts) {
                 Some(victim) => {
                     if !self.drop_epoch(victim, budget)? {
                         stuck.insert(victim.number);
                     }
                 }
-                // The room for carrying is for the next time; now what counts is that it fits.
+                // What is kept free is for the next time; now what counts is that it fits.
                 None => return Ok(fits(used, incoming + manifests, budget)),
             }
         }
@@ -106,15 +112,11 @@ impl Sealer {
     }
 
     fn drop_quarantine(&self) -> Result<bool, StoreError> {
-        for entry in fs::read_dir(&self.shared.dir)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with("damaged-") {
-                warn!(name = %entry.file_name().to_string_lossy(), "quarantined data is deleted to make room");
-                fs::remove_dir_all(entry.path())?;
-                return Ok(true);
-            }
+        let dropped = quarantine::drop_oldest(&self.shared.dir)?;
+        if let Some(place) = &dropped {
+            warn!(place = %place.display(), "quarantined data is deleted to make room");
         }
-        Ok(false)
+        Ok(dropped.is_some())
     }
 
     /// False if its table records must be carried and there is no room for that.
@@ -138,6 +140,8 @@ impl Sealer {
         {
             let mut core = self.shared.lock();
             core.noting = false;
+            // The note, and the manifest of what goes.
+            self.shared.wrote(pages(0, 1) + manifest(core.epochs.len() as u64), 0);
             core.counters.epochs_dropped += 1;
             self.shared.writer_wake.notify_all();
         }
@@ -229,6 +233,7 @@ impl Sealer {
         })?;
         let disk_bytes = self.shared.store.epoch_bytes(epoch)?;
         let mut core = self.shared.lock();
+        self.shared.wrote(disk_bytes + manifest(core.epochs.len() as u64 + 1), 0);
         core.next_epoch = epoch + 1;
         note_epoch(&mut core, epoch, disk_bytes, &contents);
         info!(from = number, to = epoch, records = contents.moved.len(), "table records were carried on");

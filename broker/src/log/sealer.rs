@@ -17,6 +17,7 @@ use super::staging::SlotId;
 use super::store::StoreError;
 use super::stream::StreamId;
 use super::tables::Place;
+use super::wear::manifest;
 
 /// Streams are regrouped in rounds of about this much, so that sealing needs little memory.
 const ROUND_BYTES: u64 = 512 << 10;
@@ -311,6 +312,7 @@ impl Sealer {
         let taken = what.absorbed.iter().flat_map(|a| a.streams.iter().map(|(taken, _)| taken.id));
         {
             let mut core = self.shared.lock();
+            self.shared.wrote(disk_bytes + manifest(core.epochs.len() as u64 + 1), 0);
             let core = &mut *core;
             core.next_epoch = what.epoch + 1;
             for id in what.part.streams.iter().map(|s| s.id).chain(taken) {

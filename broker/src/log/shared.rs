@@ -1,7 +1,7 @@
 //! What the handle, the writer and the sealer share, and the steps of retention that need both the state and the disk.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -21,6 +21,7 @@ use super::records::{FrameRecords, Record};
 use super::staging::Staging;
 use super::store::{Store, StoreError};
 use super::stream::StreamId;
+use super::wear::Meter;
 use super::{AckPolicy, BlockCodec, DurableMark};
 use crate::clock::{Clock, Monotonic};
 
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     pub(super) ends: Ends,
     pub(super) drops: Drops,
     pub(super) cache: Mutex<Cache>,
+    pub(super) wear: Mutex<Meter>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) dir: PathBuf,
     pub(super) max_bytes: u64,
@@ -72,6 +74,15 @@ pub(super) enum Content {
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().expect("nobody panics while holding the state: its own checks return errors")
+    }
+
+    pub(super) fn wear(&self) -> MutexGuard<'_, Meter> {
+        self.wear.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The log wrote this much, and stored so many bytes of messages with it.
+    pub(super) fn wrote(&self, bytes: u64, payload: u64) {
+        self.wear().add(self.now(), bytes, payload);
     }
 
     pub(super) fn now(&self) -> Monotonic {

@@ -1,13 +1,15 @@
 //! The staging log: two preallocated files, overwritten in place, so that a commit allocates nothing and needs no journal of the
 //! filesystem. Reads them back after a crash.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use super::frame::{FrameHeader, decode_frame, frame_len, looks_like_frame, read_header};
-use super::layout::FRAME_ALIGN;
+use super::frame::{FrameHeader, decode_frame, frame_len, looks_like_frame, read_header, unpack};
+use super::layout::{FRAME_ALIGN, FRAME_HEADER_BYTES};
+use super::records::{FrameRecords, Record};
 
 /// Which of the two files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,21 +39,55 @@ impl SlotId {
 pub(super) struct Staging {
     files: [File; 2],
     slot_bytes: u64,
+    owed: u64,
 }
 
+/// No log ever had smaller slots.
+#[cfg(not(test))]
+const LEAST_SLOT_BYTES: u64 = 1 << 20;
+#[cfg(test)]
+const LEAST_SLOT_BYTES: u64 = 32 << 10;
+
 impl Staging {
-    /// Opens both files; makes those that are missing or of another size, filled with zeros, so that every later write is in place.
-    /// A longer file (the budget was lowered) stays as it is: it may hold frames.
-    pub(super) fn open(dir: &Path, slot_bytes: u64) -> io::Result<Staging> {
-        let open = |name: &str| -> io::Result<File> {
+    /// Opens both files; makes those that are missing, and allocates them in full, so that every later write is in place. Files of an
+    /// earlier, smaller budget grow if that takes no more than `room`; else they stay as large as they are, and [`Staging::owed`] says
+    /// what is missing. A longer file (the budget was lowered) stays as it is: it may hold frames.
+    pub(super) fn open(dir: &Path, slot_bytes: u64, room: u64) -> io::Result<Staging> {
+        let open = |name: &str| {
             let path = dir.join(name);
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-            fill(&file, slot_bytes)?;
-            Ok(file)
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
         };
         let files = [open("staging-0")?, open("staging-1")?];
+        let (mut allocated, mut longest) = (Vec::new(), 0);
+        for file in &files {
+            let metadata = file.metadata()?;
+            allocated.push((metadata.blocks() * 512).min(metadata.len()));
+            longest = longest.max(metadata.len());
+        }
+        let missing = |slot_bytes: u64| allocated.iter().map(|bytes| slot_bytes.saturating_sub(*bytes)).sum::<u64>();
+        let wanted = missing(slot_bytes);
+        // What is shorter than this never was a slot.
+        let (slot_bytes, owed) = if wanted > room && (LEAST_SLOT_BYTES..slot_bytes).contains(&longest) {
+            (longest, wanted - missing(longest))
+        } else {
+            (slot_bytes, 0)
+        };
+        for file in &files {
+            fill(file, slot_bytes)?;
+        }
         File::open(dir)?.sync_all()?;
-        Ok(Staging { files, slot_bytes })
+        Ok(Staging { files, slot_bytes, owed })
+    }
+
+    /// Bytes that the files still lack and take at the next open that finds them free.
+    pub(super) fn owed(&self) -> u64 {
+        self.owed
+    }
+
+    /// Gives back what a slot has beyond its size, from a larger budget. Only for slots without a frame there.
+    pub(super) fn shorten(&self, slot: SlotId) -> io::Result<()> {
+        let file = &self.files[slot.index()];
+        if file.metadata()?.len() > self.slot_bytes { file.set_len(self.slot_bytes) } else { Ok(()) }
     }
 
     pub(super) fn slot_bytes(&self) -> u64 {
@@ -124,6 +160,38 @@ fn zero(file: &File, mut at: u64, end: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Behind the last sequence of every stream in what looks like frames, although no checksum can be told right from wrong any more. Only
+/// for the numbers: what such a frame holds is not to be shown.
+pub(super) fn unchecked_ends(dir: &Path) -> io::Result<HashMap<u32, u64>> {
+    let (mut ends, mut raw) = (HashMap::new(), Vec::new());
+    for name in ["staging-0", "staging-1"] {
+        let bytes = match std::fs::read(dir.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            bytes => bytes?,
+        };
+        for at in (0..bytes.len()).step_by(FRAME_ALIGN).filter(|at| looks_like_frame(&bytes[*at..])) {
+            let Some(header) = read_header(&bytes[at..]) else { continue };
+            let body = bytes.get(at + FRAME_HEADER_BYTES..at + FRAME_HEADER_BYTES + header.body_len as usize);
+            if !body.is_some_and(|body| unpack(header.codec, body, header.raw_len, &mut raw)) {
+                continue;
+            }
+            let records: Result<Vec<Record<'_>>, _> = FrameRecords::new(&raw).collect();
+            // One that is not whole has another number of records, or ends within one.
+            let Ok(records) = records else { continue };
+            if records.len() != header.records as usize {
+                continue;
+            }
+            for record in records {
+                if let Record::Message { stream, message } = record {
+                    let end = ends.entry(stream).or_insert(0);
+                    *end = message.seq.saturating_add(1).max(*end);
+                }
+            }
+        }
+    }
+    Ok(ends)
+}
+
 /// A frame found in a slot.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found<'a> {
@@ -173,7 +241,6 @@ pub(super) fn scan(bytes: &[u8], seed: u64, after: u64) -> Scan<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::frame::{FrameIdentity, encode_frame};
-    use super::super::layout::FRAME_HEADER_BYTES;
     use super::*;
 
     fn frame(group: u64, generation: u64, body: &[u8]) -> Vec<u8> {
@@ -217,11 +284,11 @@ mod tests {
     #[test]
     fn a_fresh_file_is_allocated_in_full_and_stays_as_it_is() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let staging = Staging::open(dir.path(), 1 << 20).expect("open");
+        let staging = Staging::open(dir.path(), 1 << 20, 0).expect("open");
         let meta = std::fs::metadata(dir.path().join("staging-1")).expect("there");
         assert!(meta.blocks() * 512 >= 1 << 20);
         staging.write(SlotId::B, 64, b"abc").expect("write");
-        let again = Staging::open(dir.path(), 1 << 20).expect("open");
+        let again = Staging::open(dir.path(), 1 << 20, 0).expect("open");
         assert_eq!(&again.read(SlotId::B).expect("read")[64..67], b"abc");
     }
 
@@ -233,7 +300,7 @@ mod tests {
         copy.set_len(1 << 20).expect("all of it a hole");
         copy.write_all_at(b"abc", 70_000).expect("written");
         assert!(copy.metadata().expect("known").blocks() * 512 < 1 << 20, "this filesystem makes no holes");
-        let staging = Staging::open(dir.path(), 1 << 20).expect("open");
+        let staging = Staging::open(dir.path(), 1 << 20, 0).expect("open");
         assert!(std::fs::metadata(&path).expect("there").blocks() * 512 >= 1 << 20);
         let bytes = staging.read(SlotId::A).expect("read");
         assert_eq!((bytes.len(), &bytes[70_000..70_003]), (1 << 20, &b"abc"[..]));

@@ -1,6 +1,7 @@
-//! The epochs on disk. The only file that names fjall and lsm-tree; it uses bulk ingestion, range reads and whole-table drops, and never
+//! The epochs on disk. The only file that names fjall, lsm-tree and its container format sfa; it uses bulk ingestion, range reads and whole-table drops, and never
 //! their journal, memtables, snapshots or compaction.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -12,7 +13,7 @@ use fjall::config::{
     BlockSizePolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, PartitioningPolicy, PinningPolicy,
 };
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, SeqNo};
-use lsm_tree::Guard;
+use lsm_tree::{Checksum, Guard, Table};
 
 use super::layout::key;
 
@@ -64,8 +65,10 @@ impl From<io::Error> for StoreError {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
             // A table cut short or missing: what is gone is gone, the rest can be read. lsm-tree looks for the trailer of a
-            // file that is too short for it before the file's beginning, which the kernel calls an invalid argument.
+            // file that is too short for it before the file's beginning, which the kernel calls an invalid argument. Without its list of
+            // keyspaces fjall makes the folder anew of the one that is there.
             io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::AlreadyExists
             | io::ErrorKind::NotFound
             | io::ErrorKind::InvalidData
             | io::ErrorKind::InvalidInput => StoreError::Damaged(error.to_string()),
@@ -107,6 +110,14 @@ impl Store {
         // fjall writes its version marker last, and takes a folder without it for a new one.
         if dir.exists() && !dir.join("version").exists() {
             return Err(StoreError::Damaged("the version marker is missing".into()));
+        }
+        // IMPORTANT: before fjall looks. A keyspace whose pointer to its manifest is gone it takes for a new one, and then deletes all that
+        // such a list of keyspaces does not name.
+        for entry in fs::read_dir(dir.join("keyspaces")).into_iter().flatten() {
+            let path = entry?.path();
+            if path.is_dir() && !path.join("current").exists() {
+                return Err(StoreError::Damaged("the pointer to a manifest is missing".into()));
+            }
         }
         if dir.exists() {
             // IMPORTANT: before fjall looks. After a kill, its pointer to the newest manifest may be renamed in the kernel's memory only;
@@ -217,6 +228,121 @@ impl Store {
     }
 }
 
+/// What [`salvage`] found.
+#[derive(Debug, Default)]
+pub(super) struct Salvaged {
+    /// Epochs that are whole enough to be opened.
+    pub(super) kept: usize,
+    /// Epochs behind which one is lost, 0 for before the first.
+    pub(super) lost_behind: Vec<u32>,
+}
+
+/// Makes a store in `to` from the tables of the one in `from` that can be opened: links, so that a kill leaves `from` as it was.
+pub(super) fn salvage(from: &Path, to: &Path) -> Result<Salvaged, StoreError> {
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
+    let store = Store::open_whole(to)?;
+    let tree = &store.epochs.tree;
+    let config = tree.tree_config();
+    let (mut tables, mut found, mut expected) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for keyspace in keyspaces(from)? {
+        expected.extend(listed_tables(&keyspace)?);
+        let entries = match fs::read_dir(keyspace.join("tables")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            let id = path.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok());
+            let Some(id) = id else { continue };
+            expected.insert(id);
+            let link = store.tables_dir().join(id.to_string());
+            fs::hard_link(&path, &link)?;
+            let none = Checksum::from_raw(0);
+            let (cache, files) = (Arc::clone(&config.cache), config.descriptor_table.clone());
+            match Table::recover(link.clone(), none, 0, tree.id(), cache, files, false, false) {
+                Ok(table) if table.metadata.id == id && table.metadata.key_range.min().len() == 16 => {
+                    let epoch = table.metadata.key_range.min().get(..4).and_then(|b| b.try_into().ok());
+                    found.push((id, epoch.map_or(0, u32::from_be_bytes)));
+                    tables.push(table);
+                }
+                _ => fs::remove_file(link)?,
+            }
+        }
+    }
+    found.sort_unstable();
+    // In the order of keys: the tables of one run must not overlap.
+    tables.sort_by(|a: &Table, b: &Table| a.metadata.key_range.min().cmp(b.metadata.key_range.min()));
+    if !tables.is_empty() {
+        fs::File::open(store.tables_dir())?.sync_all()?;
+        tree.register_tables(&tables, None, None, &[], SeqNo::MAX)?;
+    }
+    let mut salvaged = Salvaged { kept: found.len(), lost_behind: Vec::new() };
+    // Tables are numbered in the order in which epochs were written.
+    for lost in expected.into_iter().filter(|id| found.binary_search_by_key(id, |f| f.0).is_err()) {
+        let before = found.iter().rev().find(|f| f.0 < lost).map_or(0, |f| f.1);
+        if !salvaged.lost_behind.contains(&before) {
+            salvaged.lost_behind.push(before);
+        }
+    }
+    drop(tables);
+    drop(store);
+    sync_folders(to)?;
+    Ok(salvaged)
+}
+
+/// After `aside` was set aside: what the store in `kept` has of it is no longer there as well.
+pub(super) fn give_up_links(aside: &Path, kept: &Path) -> io::Result<()> {
+    for keyspace in keyspaces(aside)? {
+        for entry in fs::read_dir(keyspace.join("tables")).into_iter().flatten() {
+            let entry = entry?;
+            let known =
+                keyspaces(kept)?.iter().any(|k| k.join("tables").join(entry.file_name()).symlink_metadata().is_ok());
+            if known {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The tables that the newest readable manifest of a keyspace names; none if no manifest can be read.
+fn listed_tables(keyspace: &Path) -> io::Result<Vec<u64>> {
+    let mut manifests = Vec::new();
+    for entry in fs::read_dir(keyspace)? {
+        let path = entry?.path();
+        let number = path.file_name().and_then(|name| name.to_str()?.strip_prefix('v')?.parse::<u64>().ok());
+        manifests.extend(number.map(|number| (number, path)));
+    }
+    manifests.sort_unstable();
+    Ok(manifests.iter().rev().find_map(|(_, path)| manifest_tables(path)).unwrap_or_default())
+}
+
+/// See `lsm_tree`'s `version/recovery.rs` for what a manifest holds.
+fn manifest_tables(path: &Path) -> Option<Vec<u64>> {
+    let manifest = sfa::Reader::new(path).ok()?;
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut manifest.toc().section(b"tables")?.buf_reader(path).ok()?, &mut bytes).ok()?;
+    let mut rest = &bytes[..];
+    let mut take = |n: usize| {
+        let (taken, left) = rest.split_at_checked(n)?;
+        rest = left;
+        Some(taken.iter().rev().fold(0u64, |number, byte| (number << 8) | u64::from(*byte)))
+    };
+    let mut found = Vec::new();
+    for _ in 0..take(1)? {
+        for _ in 0..take(1)? {
+            for _ in 0..take(4)? {
+                found.push(take(8)?);
+                // Kind of checksum, checksum, sequence number.
+                take(1 + 16 + 8)?;
+            }
+        }
+    }
+    Some(found)
+}
+
 fn options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
         // Never acts: the tables are disjoint, and the log drops them itself.
@@ -232,21 +358,31 @@ fn options() -> KeyspaceCreateOptions {
         .filter_block_partitioning_policy(PartitioningPolicy::all(false))
 }
 
-/// Whether a keyspace of the database in `dir` holds a table, other than the first, which is fjall's own list of keyspaces.
+/// Whether a keyspace of the database in `dir` holds a table.
 fn holds_tables(dir: &Path) -> io::Result<bool> {
-    let keyspaces = match fs::read_dir(dir.join("keyspaces")) {
-        Ok(keyspaces) => keyspaces,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    for keyspace in keyspaces {
-        let keyspace = keyspace?;
-        let tables = keyspace.path().join("tables");
-        if keyspace.file_name() != "0" && tables.is_dir() && fs::read_dir(tables)?.next().is_some() {
+    for keyspace in keyspaces(dir)? {
+        let tables = keyspace.join("tables");
+        if tables.is_dir() && fs::read_dir(tables)?.next().is_some() {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// The keyspaces of the database in `dir`, other than the first, which is fjall's own list of keyspaces.
+fn keyspaces(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let entries = match fs::read_dir(dir.join("keyspaces")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name() != "0" && entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 /// Makes the names of everything below `dir` durable.

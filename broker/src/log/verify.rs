@@ -16,7 +16,7 @@ use rustix::fs::FlockOperation;
 
 use super::record::{GapReason, Item, TableId};
 use super::stream::{Seq, StreamId};
-use super::{AckPolicy, BlockCodec, LogConfig, OpenError, OpenReport, ReadError, disk, open, plan};
+use super::{AckPolicy, BlockCodec, LogConfig, OpenError, OpenReport, ReadError, disk, format, open, plan, quarantine};
 use crate::clock::SystemClock;
 
 /// One read.
@@ -52,11 +52,12 @@ impl Verified {
     /// the process was killed and the disk damaged it afterwards, which looks the same.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        let OpenReport { frames_lost, damaged_epochs, damaged, quarantined, .. } = &self.opened;
+        let OpenReport { frames_lost, damaged_epochs, damaged, quarantined, format_damaged, .. } = &self.opened;
         *frames_lost == 0
             && *damaged_epochs == 0
             && damaged.is_empty()
             && quarantined.is_none()
+            && !format_damaged
             && self.damaged_tables.is_empty()
             && self.streams.iter().all(|stream| stream.damaged.is_empty())
     }
@@ -80,7 +81,7 @@ pub fn ensure_closed(dir: &Path) -> Result<(), OpenError> {
 pub fn verify(dir: &Path) -> Result<Verified, OpenError> {
     let _lock = lock(dir)?;
     let storage = |error: io::Error| OpenError::Storage(format!("looking at {}: {error}", dir.display()));
-    if !dir.join("FORMAT").exists() && !dir.join("store").exists() {
+    if !format::holds_log(dir) {
         return Err(OpenError::NotALog { dir: dir.to_owned(), reason: "there is no log".into() });
     }
     let shadow = Shadow::of(dir).map_err(storage)?;
@@ -176,7 +177,7 @@ fn mirror(from: &Path, to: &Path) -> io::Result<()> {
         let (name, target) = (entry.file_name(), to.join(entry.file_name()));
         if entry.file_type()?.is_dir() {
             // What was moved aside earlier is no part of the log any more.
-            if !name.to_string_lossy().starts_with("damaged-") && name != disk::LOST_AND_FOUND {
+            if !quarantine::is_ours(&name) && name != disk::LOST_AND_FOUND {
                 fs::create_dir(&target)?;
                 mirror(&entry.path(), &target)?;
             }

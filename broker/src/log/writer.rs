@@ -17,9 +17,13 @@ use super::shared::Shared;
 use super::staging::SlotId;
 use super::stream::StreamId;
 use super::tail::Stage;
+use super::wear::pages;
 
 /// A frame buffer that grew beyond this is given back.
 const KEEP_BYTES: usize = 256 << 10;
+
+/// The kernel keeps a changed page for so long, by default.
+const WRITE_BACK: Duration = Duration::from_secs(30);
 
 /// What the writer does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +44,23 @@ pub(super) struct Writer {
     unsynced: Option<(Instant, SlotId)>,
     /// Since when something is durable that the `ends` file does not say.
     unnoted: Option<Instant>,
+    /// When a note was last counted as written.
+    note_counted: Option<Instant>,
     /// The last note could not be written; said once.
     note_failed: bool,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>) -> Writer {
-        Writer { shared, spare: Group::default(), frame: Vec::new(), unsynced: None, unnoted: None, note_failed: false }
+        Writer {
+            shared,
+            spare: Group::default(),
+            frame: Vec::new(),
+            unsynced: None,
+            unnoted: None,
+            note_counted: None,
+            note_failed: false,
+        }
     }
 
     /// Runs until the log is closed or fails.
@@ -190,6 +204,8 @@ impl Writer {
             return Ok(());
         };
         self.shared.staging.write(slot, at, &self.frame)?;
+        let stored = group.spans.iter().map(|span| span.bytes).sum();
+        self.shared.wrote(pages(at, self.frame.len() as u64), stored);
         match self.shared.ack {
             AckPolicy::Synced => self.shared.staging.sync(slot)?,
             AckPolicy::Interval(_) => self.unsynced = self.unsynced.or(Some((Instant::now(), slot))),
@@ -297,7 +313,13 @@ impl Writer {
             let staged = (0u32..).zip(&core.streams).filter(|(_, s)| staged(s));
             (core.next_group - 1, staged.map(|(id, stream)| (id, stream.durable_next)).collect())
         };
-        let noted = self.shared.ends.note(group, ends);
+        // Its page goes to the disk when the kernel writes it back, however often it changed until then.
+        if self.note_counted.is_none_or(|at| at.elapsed() >= WRITE_BACK) {
+            self.note_counted = Some(Instant::now());
+            self.shared.wrote(pages(0, 1), 0);
+        }
+        let wear = self.shared.wear().total();
+        let noted = self.shared.ends.note(group, ends, wear);
         if let (Err(error), false) = (&noted, self.note_failed) {
             // Costs no message: only later damage to the last frames could not be told from an unfinished write.
             warn!(%error, "cannot note in the data directory how far the log is durable");

@@ -130,6 +130,11 @@ impl Gateway {
             min_free_bytes: self.config.disk.min_free,
             full: log.disk_full,
             damaged_msgs: log.damaged_msgs,
+            written_bytes: log.wear.written_bytes,
+            written_payload_bytes: log.wear.payload_bytes,
+            day_written_bytes: log.wear.day_written_bytes,
+            day_payload_bytes: log.wear.day_payload_bytes,
+            day_seconds: log.wear.day.as_secs(),
         }
     }
 

@@ -45,6 +45,34 @@ fn log(status: &Status, page: &mut Page) {
     let synced = u64::from(status.clock.synced);
     page.one("clock_synced", "gauge", "1 once the wall clock was right since the machine started.", synced);
     page.one("damaged_messages", "gauge", "Messages found not readable since start.", disk.damaged_msgs);
+    for (name, kind, help, value) in [
+        (
+            "disk_written_bytes_total",
+            "counter",
+            "Bytes that the log wrote into its files since install, by its own count.",
+            disk.written_bytes,
+        ),
+        (
+            "disk_written_payload_bytes_total",
+            "counter",
+            "Bytes of topics, properties and payloads that it stored for that.",
+            disk.written_payload_bytes,
+        ),
+        (
+            "disk_day_written_bytes",
+            "gauge",
+            "Bytes written in the last 24 hours, or since start.",
+            disk.day_written_bytes,
+        ),
+        (
+            "disk_day_payload_bytes",
+            "gauge",
+            "Bytes of topics, properties and payloads stored in the last 24 hours, or since start.",
+            disk.day_payload_bytes,
+        ),
+    ] {
+        page.one(name, kind, help, value);
+    }
     counters(&status.log, page);
 }
 

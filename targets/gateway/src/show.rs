@@ -1,7 +1,7 @@
 //! Status for people: short, aligned, the trouble in plain sight.
 
 use crate::out::{bytes, columns, count, seconds};
-use crate::status::{Loss, Message, Mirror, Status, Stream, Uplink};
+use crate::status::{Disk, Loss, Message, Mirror, Status, Stream, Uplink};
 
 /// `headwater status`.
 pub(crate) fn status(status: &Status) -> String {
@@ -13,6 +13,7 @@ pub(crate) fn status(status: &Status) -> String {
         row("acks", acks(status)),
         row("disk", disk(status)),
         row("clock", clock(status)),
+        row("written", written(&status.disk)),
         row("memory", bytes(status.resident_bytes)),
         row("clients", clients(status)),
     ];
@@ -70,6 +71,26 @@ fn clock(status: &Status) -> String {
         (false, "never") => "not trusted: times of messages are estimates".to_owned(),
         (false, _) => "NOT YET right since the machine started: times of messages are estimates until it is".to_owned(),
     }
+}
+
+/// What the flash has to take, and for how much of what is stored.
+fn written(disk: &Disk) -> String {
+    let per_byte = |written: u64, payload: u64| match payload {
+        0 => String::new(),
+        // Hundredths, without floating point.
+        _ => {
+            let hundredths = u128::from(written) * 100 / u128::from(payload);
+            format!(" ({}.{:02} per byte stored)", hundredths / 100, hundredths % 100)
+        }
+    };
+    format!(
+        "{}{} since install, {}{} in the last {}",
+        bytes(disk.written_bytes),
+        per_byte(disk.written_bytes, disk.written_payload_bytes),
+        bytes(disk.day_written_bytes),
+        per_byte(disk.day_written_bytes, disk.day_payload_bytes),
+        seconds(disk.day_seconds)
+    )
 }
 
 fn clients(status: &Status) -> String {
@@ -234,6 +255,10 @@ mod tests {
                 used_bytes: 5 << 20,
                 max_bytes: 1 << 30,
                 configured_bytes: 1 << 30,
+                written_bytes: 3 << 30,
+                written_payload_bytes: 4 << 30,
+                day_written_bytes: 2 << 20,
+                day_seconds: 86_000,
                 ..Disk::default()
             },
             clock: Clock::default(),
@@ -278,6 +303,7 @@ mod tests {
             "gw-1",
             "up 1h 6m",
             "after the message is on disk",
+            "3 GiB (0.75 per byte stored) since install, 2 MiB in the last 23h 53m",
             "5 MiB of 1 GiB",
             "2 connected",
             "telemetry     1,500",

@@ -51,6 +51,20 @@ pub(crate) struct Disk {
     pub(crate) full: bool,
     /// Messages found not readable since start.
     pub(crate) damaged_msgs: u64,
+    /// Bytes that the log wrote into its files since install, by its own count.
+    #[serde(default)]
+    pub(crate) written_bytes: u64,
+    /// Bytes of messages that it stored for that.
+    #[serde(default)]
+    pub(crate) written_payload_bytes: u64,
+    /// The same in the last 24 hours, or since start.
+    #[serde(default)]
+    pub(crate) day_written_bytes: u64,
+    #[serde(default)]
+    pub(crate) day_payload_bytes: u64,
+    /// What the last two cover.
+    #[serde(default)]
+    pub(crate) day_seconds: u64,
 }
 
 /// G7, as it is kept now.

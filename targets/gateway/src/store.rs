@@ -1,6 +1,6 @@
 //! `headwater store`: looks into a data directory that no broker has open.
 
-use headwater_broker::log::{Log, Verified, verify};
+use headwater_broker::log::{Log, Verified, holds_log, verify};
 use serde::Serialize;
 
 use crate::cli::{StoreArgs, StoreCommand};
@@ -24,6 +24,7 @@ struct Findings {
     frames_lost: u64,
     unfinished_bytes: u64,
     store_readable: bool,
+    format_readable: bool,
     table_values: u64,
     damaged_tables: Vec<String>,
     streams: Vec<StreamFindings>,
@@ -56,6 +57,7 @@ impl Findings {
             frames_lost: found.opened.frames_lost,
             unfinished_bytes: found.opened.bytes_cut,
             store_readable: found.opened.quarantined.is_none(),
+            format_readable: !found.opened.format_damaged,
             table_values: found.values,
             damaged_tables: found.damaged_tables.clone(),
             streams: streams.collect(),
@@ -75,7 +77,10 @@ impl Findings {
             text += &format!("  DAMAGED: {table}\n");
         }
         if !self.store_readable {
-            text += "DAMAGED: the epochs cannot be opened; a start would move them aside\n";
+            text += "DAMAGED: the epochs cannot be opened as they are; a start keeps what is whole and moves the rest aside\n";
+        }
+        if !self.format_readable {
+            text += "DAMAGED: FORMAT or its copy; a start takes the one that is whole\n";
         }
         if self.damaged_epochs > 0 || self.frames_lost > 0 {
             text += &format!("DAMAGED: {} epochs, {} frames\n", self.damaged_epochs, self.frames_lost);
@@ -111,7 +116,7 @@ fn verify_store(args: &StoreArgs) -> Result<(), Failure> {
 fn repair(args: &StoreArgs) -> Result<(), Failure> {
     let config = settings::load(&args.settings())?.config;
     let dir = &config.gateway.data_dir;
-    if !dir.join("FORMAT").exists() {
+    if !holds_log(dir) {
         return Err(Failure::runtime(format!("{} holds no log", dir.display())));
     }
     let budget = disk::budget(&config.disk, dir)?;
@@ -125,7 +130,10 @@ fn repair(args: &StoreArgs) -> Result<(), Failure> {
         text += &format!("lost: stream {}, sequences {} to {}\n", place.stream, place.first, place.last);
     }
     if let Some(place) = &report.quarantined {
-        text += &format!("moved the epochs aside to {}\n", place.display());
+        text += &format!("kept what is whole of the epochs, moved the rest aside to {}\n", place.display());
+    }
+    if report.format_damaged {
+        text += "wrote FORMAT and its copy again\n";
     }
     say(format_args!("{text}repaired\n"))
 }

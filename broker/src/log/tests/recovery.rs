@@ -151,6 +151,33 @@ fn a_running_log_notes_how_far_it_is_durable() {
 }
 
 #[test]
+fn what_was_written_is_counted_across_restarts_and_costs_no_sync() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (log, _) = open(dir.path());
+    let a = log.stream("a").expect("there");
+    let before = log.stats().wear;
+    for n in 0..20 {
+        append_durably(&log, &[message(a, "s", &noise(n, 3000))]);
+    }
+    quiesce(&log);
+    let wear = log.stats().wear;
+    let stats = log.stats();
+    assert_eq!(wear.payload_bytes - before.payload_bytes, 20 * 3002);
+    // Every commit its pages, and what was sealed once more.
+    assert!(stats.epochs >= 1);
+    assert!(wear.written_bytes - before.written_bytes >= 20 * 4096 + stats.ingested_bytes, "{wear:?} {stats:?}");
+    assert_eq!((wear.day_written_bytes, wear.day_payload_bytes), (wear.written_bytes, wear.payload_bytes));
+    log.close();
+    let last = log.stats().wear;
+    drop(log);
+    let (log, _) = open(dir.path());
+    let again = log.stats().wear;
+    assert_eq!(again.payload_bytes, last.payload_bytes);
+    assert!(again.written_bytes >= last.written_bytes, "{again:?} {last:?}");
+    assert!(again.day_written_bytes < wear.day_written_bytes, "since start: {again:?}");
+}
+
+#[test]
 fn a_damaged_frame_between_whole_ones_is_one_reported_gap() {
     let dir = filled();
     let frames = live_frames(dir.path());
@@ -247,8 +274,13 @@ fn a_damaged_block_is_a_gap_and_the_stream_goes_on() {
 }
 
 #[test]
-fn a_store_that_does_not_open_is_moved_aside_and_the_log_goes_on() {
-    for spoil in ["keyspaces/1/current", "keyspaces/1/tables", "version"] {
+fn of_a_store_that_does_not_open_what_is_whole_is_kept() {
+    for (spoil, gone) in [
+        ("keyspaces/1/current", 0..=0),
+        ("keyspaces/1/tables", 1..=25),
+        ("version", 0..=0),
+        ("keyspaces/0/current", 0..=0),
+    ] {
         let dir = filled();
         let uid = {
             let (log, _) = open(dir.path());
@@ -256,25 +288,128 @@ fn a_store_that_does_not_open_is_moved_aside_and_the_log_goes_on() {
         };
         let path = dir.path().join("store").join(spoil);
         if path.is_dir() {
-            let first = fs::read_dir(&path).expect("there").next().expect("a table").expect("entry").path();
-            fs::remove_file(first).expect("removed");
+            let mut tables: Vec<_> = fs::read_dir(&path).expect("there").map(|e| e.expect("entry").path()).collect();
+            tables.sort();
+            fs::remove_file(&tables[0]).expect("removed");
         } else {
             fs::write(&path, b"??").expect("written");
         }
         let (log, report) = open(dir.path());
-        assert!(report.quarantined.as_ref().is_some_and(|p| p.exists()), "{spoil}: {report:?}");
-        let a = log.stream("a").expect("its name was in the staging file");
+        assert_eq!(report.quarantined, Some(dir.path().join("quarantine/1/store")), "{spoil}: {report:?}");
+        assert!(dir.path().join("quarantine/1/store").exists());
+        let a = log.stream("a").expect("there");
         assert_eq!(log.stream_uid(a), uid);
         let items = read_all(&log, a, 1);
         assert_eq!(log.state(a).last, Seq(60), "{spoil}");
-        assert!(!seqs(&items).is_empty());
-        assert!(gaps(&items).iter().all(|g| g.2 == GapReason::Damage), "{spoil}: {:?}", gaps(&items));
+        let gaps = gaps(&items);
+        assert!(gaps.len() <= 1 && gaps.iter().all(|g| g.2 == GapReason::Damage), "{spoil}: {gaps:?}");
+        let missing: u64 = gaps.iter().map(|g| g.1 - g.0 + 1).sum();
+        assert!(gone.contains(&missing), "{spoil}: {gaps:?}");
+        assert_eq!(seqs(&items).len() as u64 + missing, 60, "{spoil}");
         assert_eq!(append_durably(&log, &[message(a, "s", b"x")]).last_seq, Some(Seq(61)));
         drop(log);
         let (log, report) = open(dir.path());
         assert!(report.quarantined.is_none());
         assert_eq!(log.state(a).last, Seq(61));
+        assert_eq!(read_all(&log, a, 1).len(), items.len() + 1, "{spoil}");
     }
+}
+
+/// Every file below `dir`, by its path there.
+fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut left = vec![dir.to_owned()];
+    while let Some(folder) = left.pop() {
+        for entry in fs::read_dir(folder).expect("there") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                found.push(path.strip_prefix(dir).expect("below").to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn any_one_file_gone_cut_zeroed_or_flipped_costs_one_gap_that_verifying_finds() {
+    let whole = filled();
+    // Opened once more, so that both files that say what the directory is are there, and all is noted.
+    drop(open(whole.path()));
+    type Harm<'a> = (&'a str, &'a dyn Fn(&Path));
+    let bytes = |path: &Path| fs::read(path).expect("there");
+    let harms: [Harm<'_>; 4] = [
+        ("removed", &|path| fs::remove_file(path).expect("removed")),
+        ("cut", &|path| fs::write(path, &bytes(path)[..bytes(path).len() / 2]).expect("written")),
+        ("zeroed", &|path| fs::write(path, vec![0; bytes(path).len()]).expect("written")),
+        ("flipped", &|path| {
+            let mut bytes = bytes(path);
+            let middle = bytes.len() / 2;
+            if let Some(byte) = bytes.get_mut(middle) {
+                *byte ^= 4;
+            }
+            fs::write(path, bytes).expect("written");
+        }),
+    ];
+    for name in files(whole.path()) {
+        for (harm, damage) in harms {
+            let what = format!("{} {harm}", name.display());
+            let dir = tempfile::tempdir().expect("temporary directory");
+            copy_dir(whole.path(), dir.path());
+            damage(&dir.path().join(&name));
+            let verified = verify(dir.path()).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let (log, report) = open(dir.path());
+            let a = log.stream("a").unwrap_or_else(|| panic!("{what}: the stream is gone"));
+            let items = read_all(&log, a, 1);
+            let gaps = gaps(&items);
+            let missing: u64 = gaps.iter().map(|g| g.1 - g.0 + 1).sum();
+            assert!(gaps.len() <= 1 && gaps.iter().all(|g| g.2 == GapReason::Damage), "{what}: {gaps:?}");
+            // An epoch or a slot at most.
+            assert!(missing <= 25, "{what}: {gaps:?}");
+            assert_eq!((log.state(a).last, seqs(&items).len() as u64 + missing), (Seq(60), 60), "{what}: {report:?}");
+            let found = verified.streams.iter().find(|s| s.name == "a").unwrap_or_else(|| panic!("{what}: not found"));
+            assert_eq!(found.msgs, seqs(&items).len() as u64, "{what}: {verified:?}");
+            assert_eq!(
+                verified.is_sound(),
+                verified.opened.damaged.is_empty()
+                    && report.quarantined.is_none()
+                    && !report.format_damaged
+                    && gaps.is_empty(),
+                "{what}: {verified:?}"
+            );
+            // A copy that is not there may not have been made yet.
+            if name.starts_with("FORMAT") || (name.starts_with("FORMAT.copy") && harm != "removed") {
+                assert!(!verified.is_sound() && missing == 0, "{what}");
+            }
+            assert_eq!(append_durably(&log, &[message(a, "s", b"x")]).last_seq, Some(Seq(61)), "{what}");
+            drop(log);
+            let (log, again) = open(dir.path());
+            assert!(
+                again.quarantined.is_none() && !again.format_damaged && again.damaged.is_empty(),
+                "{what}: {again:?}"
+            );
+            assert_eq!(read_all(&log, a, 1).len(), items.len() + 1, "{what}");
+        }
+    }
+}
+
+#[test]
+fn without_format_and_its_copy_the_epochs_are_kept_and_no_sequence_comes_twice() {
+    let dir = filled();
+    for name in ["FORMAT", "FORMAT.copy"] {
+        fs::remove_file(dir.path().join(name)).expect("there");
+    }
+    assert!(!verify(dir.path()).expect("readable").is_sound());
+    let (log, report) = open(dir.path());
+    assert!(report.format_damaged && report.quarantined.is_none(), "{report:?}");
+    let a = log.stream("a").expect("there");
+    let items = read_all(&log, a, 1);
+    let [(first, 60, GapReason::Damage)] = gaps(&items)[..] else { panic!("{:?} {report:?}", gaps(&items)) };
+    assert_eq!(seqs(&items), (1..first).collect::<Vec<_>>());
+    assert!(first > 30, "{first}");
+    assert_eq!(append_durably(&log, &[message(a, "s", b"x")]).last_seq, Some(Seq(61)));
 }
 
 #[test]
@@ -302,8 +437,10 @@ fn a_file_of_the_store_cut_short_is_survived() {
 #[test]
 fn quarantine_goes_when_its_room_is_needed() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    fs::create_dir(dir.path().join("damaged-1")).expect("made");
-    fs::write(dir.path().join("damaged-1/table"), noise(1, 400_000)).expect("written");
+    for place in ["damaged-1", "quarantine/1"] {
+        fs::create_dir_all(dir.path().join(place)).expect("made");
+        fs::write(dir.path().join(place).join("table"), noise(1, 200_000)).expect("written");
+    }
     let small = LogConfig { max_bytes: 1 << 20, ..config(dir.path(), vec![stream("a")]) };
     let (log, _) = Log::open_sized(small, SMALL).expect("open");
     let a = log.stream("a").expect("there");
@@ -311,7 +448,7 @@ fn quarantine_goes_when_its_room_is_needed() {
         append_durably(&log, &[message(a, "s", &noise(n, 5000))]);
         assert!(disk::allocated(dir.path(), None).expect("measured") <= 1 << 20);
     }
-    assert!(!dir.path().join("damaged-1").exists());
+    assert!(!dir.path().join("damaged-1").exists() && !dir.path().join("quarantine/1").exists());
 }
 
 #[test]
@@ -326,10 +463,11 @@ fn a_directory_that_is_not_ours_is_left_alone() {
     fs::write(dir.path().join("FORMAT"), "headwater-log\nversion = 2\nseed = 0\n").expect("written");
     let newer = try_open(dir.path());
     assert!(newer.to_string().contains("format version 2, written by a newer program"), "{newer}");
-    fs::write(dir.path().join("FORMAT"), "something else").expect("written");
-    assert!(matches!(try_open(dir.path()), OpenError::NotALog { .. }));
-    fs::remove_file(dir.path().join("FORMAT")).expect("removed");
-    assert!(matches!(try_open(dir.path()), OpenError::NotALog { .. }));
+    let other = tempfile::tempdir().expect("temporary directory");
+    fs::create_dir(other.path().join("store")).expect("made");
+    assert!(matches!(try_open(other.path()), OpenError::NotALog { .. }));
+    fs::write(other.path().join("FORMAT"), "something else").expect("written");
+    assert!(matches!(try_open(other.path()), OpenError::NotALog { .. }));
 
     let file = dir.path().join("LOCK");
     assert!(matches!(try_open(&file), OpenError::NotWritable { .. }));
@@ -364,17 +502,4 @@ fn an_unfinished_creation_is_finished() {
         let a = log.stream("a").expect("there");
         append_durably(&log, &[message(a, "s", b"x")]);
     }
-}
-
-#[test]
-fn a_store_with_epochs_that_lost_its_marker_is_moved_aside_and_not_deleted() {
-    let dir = filled();
-    let tables = |store: &str| fs::read_dir(dir.path().join(store).join("keyspaces/1/tables")).expect("there").count();
-    let before = tables("store");
-    assert!(before >= 2);
-    fs::remove_file(dir.path().join("store/version")).expect("removed");
-    let (_log, report) = open(dir.path());
-    assert_eq!(report.quarantined, Some(dir.path().join("damaged-1")));
-    assert!(!report.damaged.is_empty(), "{report:?}");
-    assert_eq!(tables("damaged-1"), before);
 }

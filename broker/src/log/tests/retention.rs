@@ -362,3 +362,77 @@ fn a_commit_waits_for_company_when_asked() {
     wait(&log, last.expect("accepted").ticket);
     assert!(log.stats().commits - before <= 3, "{}", log.stats().commits);
 }
+
+#[test]
+fn slots_of_a_smaller_budget_grow_once_there_is_room_and_never_beyond_the_budget() {
+    const BUDGET: u64 = 1 << 20;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let larger = plan::Sizes { slot_bytes: 160 << 10, group_bytes: 112 << 10, ..SMALL };
+    let open = |sizes| {
+        let config = LogConfig { max_bytes: BUDGET, ..config(dir.path(), vec![stream("a")]) };
+        let (log, _) = Log::open_sized(config, sizes).expect("open");
+        assert!(disk::allocated(dir.path(), None).expect("measured") <= BUDGET);
+        log
+    };
+    let slot = || std::fs::metadata(dir.path().join("staging-1")).expect("there").len();
+    let fill = |log: &Log, bytes| {
+        let a = log.stream("a").expect("there");
+        for n in 0..150 {
+            append_durably(log, &[message(a, "s", &noise(n, bytes))]);
+            assert!(disk::allocated(dir.path(), None).expect("measured") <= BUDGET);
+        }
+        super::model::quiesce(log);
+    };
+    let log = open(SMALL);
+    fill(&log, 10_000);
+    // Less free than the slots would take.
+    assert!(disk::allocated(dir.path(), None).expect("measured") + (192 << 10) > BUDGET);
+    drop(log);
+
+    let log = open(larger);
+    assert_eq!((slot(), log.shared().staging.slot_bytes()), (64 << 10, 64 << 10));
+    assert_eq!(log.shared().staging.owed(), 192 << 10);
+    fill(&log, 10_000);
+    drop(log);
+    let log = open(larger);
+    assert_eq!((slot(), log.shared().staging.owed()), (160 << 10, 0));
+    fill(&log, 10_000);
+    drop(log);
+    // And back: what no frame lies in is given back.
+    let log = open(SMALL);
+    let a = log.stream("a").expect("there");
+    let items = read_all(&log, a, 1);
+    assert_eq!(log.state(a).last, Seq(450));
+    assert!(items.iter().all(|i| !matches!(i, Item::Gap { reason: GapReason::Damage, .. })));
+    fill(&log, 10_000);
+    drop(log);
+    drop(open(SMALL));
+    assert_eq!(slot(), 64 << 10);
+}
+
+#[test]
+fn setting_a_damaged_store_aside_stays_within_a_full_budget() {
+    const BUDGET: u64 = 1 << 20;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let open = || {
+        let config = LogConfig { max_bytes: BUDGET, ..config(dir.path(), vec![stream("a")]) };
+        let (log, report) = Log::open_sized(config, SMALL).expect("open");
+        assert!(disk::allocated(dir.path(), None).expect("measured") <= BUDGET, "{report:?}");
+        (log, report)
+    };
+    for round in 1u64..=3 {
+        let (log, _) = open();
+        let a = log.stream("a").expect("there");
+        for n in 0..150 {
+            append_durably(&log, &[message(a, "s", &noise(round * 1000 + n, 10_000))]);
+            assert!(disk::allocated(dir.path(), None).expect("measured") <= BUDGET);
+        }
+        super::model::quiesce(&log);
+        let before = read_all(&log, a, 1);
+        drop(log);
+        std::fs::write(dir.path().join("store/keyspaces/1/current"), b"??").expect("written");
+        let (log, report) = open();
+        assert!(report.quarantined.is_some() && report.damaged.is_empty(), "{report:?}");
+        assert_eq!(seqs(&read_all(&log, a, 1)), seqs(&before));
+    }
+}
