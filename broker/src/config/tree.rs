@@ -373,7 +373,8 @@ fn strip_indices(path: &str) -> String {
     let outside = |c: &char| {
         depth += usize::from(*c == '[');
         let keep = depth == 0;
-        depth -= usize::from(*c == ']');
+        // A quoted key may hold a bracket of its own.
+        depth = depth.saturating_sub(usize::from(*c == ']'));
         keep
     };
     path.chars().filter(outside).collect()
