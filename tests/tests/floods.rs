@@ -128,7 +128,12 @@ async fn slow_lorises_give_their_places_to_clients() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-    assert!(refused(&broker, "displaced").await >= 5.0);
+    // The client may have got the place that it had given back itself, so that few had to go by then: those who come again see to more.
+    until(PATIENCE, "silent connections to be displaced", || async {
+        let displaced = refused(&broker, "displaced").await;
+        if displaced >= 5.0 { Ok(()) } else { Err(displaced.to_string()) }
+    })
+    .await;
     assert_bounded(&broker, before).await;
     witness.end().await;
     over.store(true, Ordering::Relaxed);
