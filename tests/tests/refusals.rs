@@ -146,6 +146,8 @@ async fn a_data_directory_of_a_newer_version_is_refused_and_nothing_is_touched()
     let text = std::fs::read_to_string(&format).expect("the data directory says its format");
     let newer: String = text
         .lines()
+        // A checksum that is not right would make it a damaged file, which the copy replaces.
+        .filter(|line| !line.starts_with("check"))
         .map(|line| if line.starts_with("version") { "version = 999\n".to_owned() } else { format!("{line}\n") })
         .collect();
     assert_ne!(text, newer);

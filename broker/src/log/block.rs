@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::BlockCodec;
 use super::layout::{BLOCK_VERSION, BlockHeader, CODEC_LZ4, CODEC_STORED, CODEC_ZSTD, decode, encode};
-use super::plan::BLOCK_TARGET_BYTES;
+use super::plan::{BLOCK_TARGET_BYTES, MAX_RAW_BYTES};
 use super::records::{BlockMessages, RawMessage, put_block_message};
 
 /// A finished block and where it belongs.
@@ -121,6 +121,9 @@ impl OpenBlock {
     /// Unpacks the value of a block. `None` if it is not what was written.
     pub(super) fn open(first_seq: u64, value: &[u8]) -> Option<OpenBlock> {
         let (header, packed) = decode::<BlockHeader>(BLOCK_VERSION, value)?;
+        if header.raw_len > MAX_RAW_BYTES {
+            return None;
+        }
         let raw_len = header.raw_len as usize;
         let body = match header.codec {
             CODEC_STORED => (packed.len() == raw_len).then(|| packed.to_vec())?,

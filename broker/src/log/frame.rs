@@ -3,6 +3,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::layout::{CODEC_LZ4, CODEC_STORED, FRAME_ALIGN, FRAME_HEADER_BYTES, FRAME_MAGIC, FRAME_VERSION};
+use super::plan::MAX_RAW_BYTES;
 
 /// Header of a frame, without what can be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +115,9 @@ pub(super) fn decode_frame(seed: u64, bytes: &[u8]) -> Option<(FrameHeader, &[u8
 /// Undoes the compression of a body, into `out` (cleared first). False if the body is not what was written.
 pub(super) fn unpack(codec: u8, body: &[u8], raw_len: u32, out: &mut Vec<u8>) -> bool {
     out.clear();
+    if raw_len > MAX_RAW_BYTES {
+        return false;
+    }
     match codec {
         CODEC_STORED => {
             out.extend_from_slice(body);

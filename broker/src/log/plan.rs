@@ -78,6 +78,9 @@ impl Sizes {
 /// Room in a frame, beside the group, for the log's own records.
 pub(super) const META_ROOM_BYTES: usize = 256 << 10;
 
+/// Nothing longer was ever compressed into a frame or a block: who says so is damaged, and gets no memory for it.
+pub(super) const MAX_RAW_BYTES: u32 = 4 << 20;
+
 /// Target size of a block before compression. Larger compresses better, smaller reads and caches cheaper.
 pub(super) const BLOCK_TARGET_BYTES: usize = 24 << 10;
 
@@ -204,6 +207,7 @@ mod tests {
         #[test]
         fn a_message_of_1_mib_is_taken_at_every_budget(budget in MIN_BUDGET..=(1u64 << 45)) {
             prop_assert!(sizes(budget).group_bytes >= (1 << 20) + (64 << 10));
+            prop_assert!(sizes(budget).group_bytes + META_ROOM_BYTES <= MAX_RAW_BYTES as usize);
         }
 
         #[test]
