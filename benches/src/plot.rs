@@ -51,7 +51,7 @@ fn colour(label: &str, index: usize) -> usize {
 }
 
 /// Horizontal bars from zero, the longest range filling the drawing; the range of the runs is a thin line over each bar. One that is
-/// [`FAR`] longer than all others is cut, and says so.
+/// six times longer than all others is cut, and says so.
 #[must_use]
 pub fn bars(title: &str, unit: &str, bars: &[Bar]) -> String {
     const LEFT: f64 = 230.0;
