@@ -391,6 +391,33 @@ mod tests {
     }
 
     #[test]
+    fn what_streams_ask_of_the_disk_must_be_possible() {
+        let stream = |name: &str, keys: &str| format!("[[stream]]\nname = \"{name}\"\ntopics = [\"{name}\"]\n{keys}\n");
+        let reserving = |bytes: &str| {
+            let streams = ["a", "b", "c"].map(|name| stream(name, &format!("reserve = \"{bytes}\"")));
+            format!("[disk]\nmax_bytes = \"64MiB\"\n{}", streams.concat())
+        };
+        assert_eq!(config(&reserving("16MiB")).streams[2].limits.reserve, Some(16 << 20));
+        let found = errors(&reserving("17MiB"));
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].contains("reserve: streams reserve 51MiB together: at most 48MiB"), "{found:#?}");
+        let small = format!("[disk]\nmax_bytes = \"32MiB\"\n{}", stream("a", "reserve = \"17MiB\""));
+        assert!(errors(&small)[0].contains("at most 16MiB of disk.max_bytes can be reserved"));
+
+        let found = errors(&stream("a", "priority = 10"));
+        assert!(found[0].ends_with("priority: expected 0 to 9, found 10"), "{found:#?}");
+        let found = errors(&stream("a", "storage = \"memory\"\nmax_bytes = \"1MiB\"\nreserve = \"1MiB\""));
+        assert!(found[0].contains("takes no disk that could be reserved"), "{found:#?}");
+
+        let priorities =
+            |count: usize| (0..count).map(|n| stream(&format!("s{n}"), &format!("priority = {n}"))).collect();
+        let eight: String = priorities(8);
+        assert_eq!(config(&eight).streams[0].limits.priority.0, 0);
+        let nine: String = priorities(9);
+        assert!(errors(&nine)[0].contains("9 retention classes: at most 8"));
+    }
+
+    #[test]
     fn broken_toml_is_an_error_with_its_place() {
         let found = errors("[disk]\nmax_bytes = \n[[stream]\n");
         assert_eq!(found.len(), 2, "{found:#?}");

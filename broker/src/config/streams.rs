@@ -15,8 +15,9 @@ const DEFAULT_STREAM: &str = "default";
 const MIN_STREAM_BYTES: Size = Size(64 * KIB);
 /// Largest stream kept in memory: gateways are small, and memory is what a typing error would take from them.
 const MAX_MEMORY_BYTES: Size = Size(256 * MIB);
-/// Of the disk budget, what streams may reserve together: the rest is for the log itself and for everybody else's newest messages.
-const MAX_RESERVED_PERCENT: u64 = 75;
+/// What no stream can reserve: room for the log itself, and for the newest messages of everybody else.
+const UNRESERVED_PERCENT: u64 = 25;
+const UNRESERVED_BYTES: u64 = 16 * MIB;
 /// Longest `max_age`; the parser of times allows no more either.
 const MAX_AGE: Span = Span::ms(10 * 366 * 86_400_000);
 
@@ -31,6 +32,7 @@ pub(super) fn resolve(raw: &[Key<RawStream>], disk_bytes: u64, check: &mut Check
             storage: Storage::File,
         }];
     }
+    let most = disk_bytes.saturating_sub(UNRESERVED_BYTES.max(disk_bytes / 100 * UNRESERVED_PERCENT));
     let mut streams: Vec<Stream> = Vec::with_capacity(raw.len());
     for entry in raw {
         let stream = stream(entry, check);
@@ -50,20 +52,19 @@ pub(super) fn resolve(raw: &[Key<RawStream>], disk_bytes: u64, check: &mut Check
                 );
             }
         }
-        streams.push(stream);
-        // At the first stream that is too much.
-        if reserved(&streams) > disk_bytes / 100 * MAX_RESERVED_PERCENT
-            && reserved(&streams[..streams.len() - 1]) <= disk_bytes / 100 * MAX_RESERVED_PERCENT
-        {
+        let (before, added) = (reserved(&streams), stream.limits.reserve.unwrap_or(0));
+        // Said once, at the first stream that is too much.
+        if before <= most && before + added > most {
             check.error(
                 entry.value.reserve.node,
                 format!(
-                    "streams reserve {} together: at most {MAX_RESERVED_PERCENT} % of disk.max_bytes, {}, can be reserved",
-                    Size(reserved(&streams)),
-                    Size(disk_bytes / 100 * MAX_RESERVED_PERCENT)
+                    "streams reserve {} together: at most {} of disk.max_bytes can be reserved",
+                    Size(before + added),
+                    Size(most)
                 ),
             );
         }
+        streams.push(stream);
     }
     let classes = retention_classes(streams.iter().filter(|s| s.storage == Storage::File).map(|s| &s.limits));
     if classes > MAX_CLASSES {
