@@ -277,7 +277,10 @@ impl Router {
             }
             Publisher::Will | Publisher::Broker => None,
         };
-        if stream.is_none() && !retain && (remembered.is_none() || group[0].qos < QoS::ExactlyOnce) {
+        // One that finds no room among the retained ones does not leave an older one to be taken for the last.
+        let outdated = group[0].retain && !retain && group[0].topic.as_ref().is_some_and(|t| self.retained.contains(t));
+        let remembers = remembered.is_some() && group[0].qos == QoS::ExactlyOnce;
+        if stream.is_none() && !retain && !outdated && !remembers {
             return Ok((Ticket(0), None));
         }
         let mut arena = std::mem::take(&mut self.scratch.arena);
@@ -326,7 +329,7 @@ impl Router {
                 entries.push(Entry::Put { table: RECEIVED, key: &arena[headers_end..end], value: &[1] });
             }
             start = end;
-            if retain {
+            if retain || outdated {
                 let key = topic.as_bytes();
                 match &retained_value {
                     Some(value) => entries.push(Entry::Put { table: RETAINED, key, value }),
@@ -378,10 +381,10 @@ impl Router {
                 })
             }))
         };
-        if publish.retain && publish.payload.is_empty() {
-            // [MQTT-3.3.1-6], and it is not stored [MQTT-3.3.1-11].
+        if publish.retain && (publish.payload.is_empty() || !retain) {
+            // [MQTT-3.3.1-6], and it is not stored [MQTT-3.3.1-11]. Or there is no room for it, and the one before is not the last any more.
             self.retained.remove(topic);
-        } else if publish.retain && retain {
+        } else if publish.retain {
             // Replaces the one before [MQTT-3.3.1-5].
             self.retained.set(message(), origin);
         }

@@ -139,6 +139,19 @@ fn retained_messages_beyond_the_bound_are_delivered_counted_and_told() {
     assert_eq!(router.counters().retained_refused, 1);
 }
 
+/// [MQTT-3.3.1-5]
+#[test]
+fn one_that_cannot_be_retained_leaves_no_older_one_in_its_place() {
+    let (mut router, log) = router();
+    publish(&mut router, &log, retained("a/1", "old", QoS::AtLeastOnce));
+    publish(&mut router, &log, retained("a/2", "stays", QoS::AtLeastOnce));
+    publish(&mut router, &log, retained("a/1", &"x".repeat(1 << 20), QoS::AtLeastOnce));
+    assert_eq!((router.retained().0, router.counters().retained_refused), (1, 1));
+    log.sync();
+    let (restored, _) = restored(&log, Monotonic(5));
+    assert_eq!(restored.retained().0, 1, "also after a restart");
+}
+
 #[test]
 fn an_uncaptured_retained_message_can_be_read_again_by_a_session_that_persists_and_by_nobody_else() {
     let (mut router, log) = router();
