@@ -89,8 +89,10 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     // An epoch or the last note may remember sequences that were durable in a frame that is now damaged, with no frame behind it that
     // shows the hole.
     let reached: Vec<(u64, u64)> = core.streams.iter().map(|s| (s.durable_next.max(s.held.first), s.next)).collect();
-    for (id, (found, known)) in (0u32..).zip(reached).filter(|(_, (found, known))| found < known) {
-        note_damage(&mut core, id, found, known - 1, &mut report);
+    if found == format::Found::Lost || anything_lost(&report) {
+        for (id, (found, known)) in (0u32..).zip(reached).filter(|(_, (found, known))| found < known) {
+            note_damage(&mut core, id, found, known - 1, &mut report);
+        }
     }
     for stream in &mut core.streams {
         stream.held.settle_known();
@@ -374,6 +376,12 @@ fn load_table_block(store: &Store, core: &mut Core, epoch: u32, table: u8, first
     Ok(())
 }
 
+/// Whether groups or epochs are missing so far that nobody dropped. If not, messages that are missing were discarded: what dropped them may
+/// be said nowhere any more but by the epochs that are there, or only in a frame that is still to be replayed.
+fn anything_lost(report: &OpenReport) -> bool {
+    report.frames_lost > 0 || report.damaged_epochs > 0 || report.quarantined.is_some()
+}
+
 fn note_damage(core: &mut Core, id: u32, first: u64, last: u64, report: &mut OpenReport) {
     let stream = core.stream_mut(StreamId(id));
     if !stream.note_damage(first, last) {
@@ -481,7 +489,7 @@ fn replay_span(core: &mut Core, group: u64, span: &Span, report: &mut OpenReport
         return;
     }
     let expected = stream.durable_next.max(stream.held.first);
-    if span.first > expected {
+    if span.first > expected && anything_lost(report) {
         note_damage(core, span.stream, expected, span.first - 1, report);
     }
     report.messages_replayed += span.msgs;

@@ -133,3 +133,54 @@ fn a_decision_about_a_store_that_was_lost_drops_nothing_of_the_next_one() {
     drop(log);
     assert_eq!(open(dir.path()).state(a), held);
 }
+
+#[test]
+fn what_was_dropped_from_the_middle_is_no_damage_after_a_restart() {
+    let open = |dir: &Path| {
+        let streams = vec![stream("a"), stream("b"), stream("c")];
+        Log::open_sized(LogConfig { max_bytes: 2 << 20, ..config(dir, streams) }, SMALL).expect("open")
+    };
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (log, _) = open(dir.path());
+    let [a, b, c] = ["a", "b", "c"].map(|name| log.stream(name).expect("there"));
+    let (of_a, of_b, of_c) = (log.cursor("r", a), log.cursor("r", b), log.cursor("r", c));
+    let mut sealed = log.stats().epochs;
+    let mut until_sealed = |streams: &[StreamId]| {
+        while log.stats().epochs == sealed {
+            for id in streams {
+                append_durably(&log, &[message(*id, "s", &noise(7, 5000))]);
+            }
+            settle(&log);
+        }
+        sealed = log.stats().epochs;
+    };
+    // The reader of "c" needs the first epoch, that of "b" the last ones; nobody needs what lies between them.
+    until_sealed(&[a, c]);
+    until_sealed(&[a]);
+    until_sealed(&[b]);
+    until_sealed(&[b]);
+    of_a.advance(log.state(a).last);
+    of_b.advance(log.state(b).last);
+    let last = log.state(a).last.0;
+    let mut n = 0;
+    while log.shared().lock().stream(a).held.pieces().any(|piece| piece.last == last) {
+        append_durably(&log, &[message(b, "s", &noise(n, 5000))]);
+        settle(&log);
+        n += 1;
+    }
+    let told = gaps(&read_all(&log, a, 1));
+    assert!(matches!(told[..], [(first, end, GapReason::Retention)] if first > 1 && end == last), "{told:?}");
+    let check = |dir: &Path, last: u64| {
+        for _ in 0..2 {
+            let (log, report) = open(dir);
+            assert!(report.damaged.is_empty(), "{report:?}");
+            assert_eq!(log.state(a).last, Seq(last));
+            assert!(gaps(&read_all(&log, a, 1)).iter().all(|gap| gap.2 == GapReason::Retention));
+        }
+    };
+    check(copy(dir.path()).path(), last);
+    append_durably(&log, &[message(a, "s", b"behind the hole")]);
+    check(copy(dir.path()).path(), last + 1);
+    drop((log, of_a, of_b, of_c));
+    check(dir.path(), last + 1);
+}

@@ -5,6 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::clock::{ManualClock, Monotonic, WallTime};
+
+const NAMES: [&str; 5] = ["plain", "counted", "subjects", "new", "aged"];
+const STREAMS: usize = NAMES.len();
+const MAX_AGE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -12,6 +17,8 @@ enum Op {
     Append(Vec<(usize, u8, u16)>, Vec<(u8, Option<u8>)>),
     Purge(usize, u8),
     Advance(usize, u8),
+    /// Seconds go by.
+    Wait(u8),
     Reopen,
     /// As after SIGKILL: what is on disk now is opened elsewhere.
     Crash,
@@ -19,13 +26,14 @@ enum Op {
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let message = (0usize..4, 0u8..6, prop_oneof![0u16..300, 0u16..300, 3000u16..6000]);
+    let message = (0..STREAMS, 0u8..6, prop_oneof![0u16..300, 0u16..300, 3000u16..6000]);
     let table = (0u8..12, prop::option::weighted(0.8, any::<u8>()));
     let append = (prop::collection::vec(message, 0..6), prop::collection::vec(table, 0..3));
     let op = prop_oneof![
         30 => append.prop_map(|(m, t)| Op::Append(m, t)),
-        2 => (0usize..4, any::<u8>()).prop_map(|(s, n)| Op::Purge(s, n)),
-        3 => (0usize..4, any::<u8>()).prop_map(|(s, n)| Op::Advance(s, n)),
+        2 => (0..STREAMS, any::<u8>()).prop_map(|(s, n)| Op::Purge(s, n)),
+        3 => (0..STREAMS, any::<u8>()).prop_map(|(s, n)| Op::Advance(s, n)),
+        3 => (1u8..40).prop_map(Op::Wait),
         1 => Just(Op::Reopen),
         1 => Just(Op::Crash),
         2 => Just(Op::Check),
@@ -33,7 +41,14 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..250)
 }
 
-type Stored = (u64, String, Vec<u8>);
+#[derive(Clone)]
+struct Stored {
+    seq: u64,
+    subject: String,
+    payload: Vec<u8>,
+    /// When it was stored.
+    at: Duration,
+}
 
 #[derive(Default)]
 struct Model {
@@ -49,7 +64,7 @@ struct Model {
 }
 
 fn size(stored: &Stored) -> u64 {
-    (stored.1.len() + 1 + stored.2.len()) as u64
+    (stored.subject.len() + 1 + stored.payload.len()) as u64
 }
 
 impl Model {
@@ -63,24 +78,28 @@ impl Model {
         self.list.iter().map(size).sum()
     }
 
-    fn push(&mut self, subject: String, payload: Vec<u8>) {
+    fn push(&mut self, subject: String, payload: Vec<u8>, at: Duration) {
         self.last += 1;
-        self.list.push((self.last, subject, payload));
+        self.list.push(Stored { seq: self.last, subject, payload, at });
     }
 
-    fn enforce(&mut self) {
+    fn enforce(&mut self, now: Duration) {
         if let Some(max) = self.limits.max_msgs_per_subject {
             let mut seen: BTreeMap<String, u32> = BTreeMap::new();
             let mut out = Vec::new();
-            for (seq, subject, _) in self.list.iter().rev() {
-                let n = seen.entry(subject.clone()).or_default();
+            for message in self.list.iter().rev() {
+                let n = seen.entry(message.subject.clone()).or_default();
                 *n += 1;
                 if *n > max {
-                    out.push(*seq);
+                    out.push(message.seq);
                 }
             }
             self.lost += out.iter().filter(|s| **s > self.floor).count() as u64;
-            self.list.retain(|m| !out.contains(&m.0));
+            self.list.retain(|m| !out.contains(&m.seq));
+        }
+        if let Some(max) = self.limits.max_age {
+            self.lost += self.list.iter().filter(|m| now - m.at > max && m.seq > self.floor).count() as u64;
+            self.list.retain(|m| now - m.at <= max);
         }
         if self.limits.discard == Discard::New {
             return;
@@ -89,7 +108,7 @@ impl Model {
             || self.limits.max_bytes.is_some_and(|max| self.bytes() > max)
         {
             let gone = self.list.remove(0);
-            self.lost += u64::from(gone.0 > self.floor);
+            self.lost += u64::from(gone.seq > self.floor);
         }
     }
 }
@@ -100,9 +119,10 @@ struct World {
     small: bool,
     streams: Vec<Model>,
     table: BTreeMap<u8, Vec<u8>>,
+    clock: Arc<ManualClock>,
+    /// Since the clock began.
+    now: Duration,
 }
-
-const NAMES: [&str; 4] = ["plain", "counted", "subjects", "new"];
 
 impl World {
     fn new(small: bool) -> World {
@@ -118,6 +138,12 @@ impl World {
                 discard: Discard::New,
                 ..StreamLimits::default()
             },
+            StreamLimits {
+                max_age: Some(MAX_AGE),
+                max_msgs_per_subject: Some(5),
+                max_msgs: if small { None } else { Some(25) },
+                ..StreamLimits::default()
+            },
         ];
         let streams = limits.into_iter().map(|limits| Model { limits, ..Model::default() });
         let mut world = World {
@@ -126,10 +152,12 @@ impl World {
             small,
             streams: streams.collect(),
             table: BTreeMap::new(),
+            clock: Arc::new(ManualClock::new(Monotonic(0), WallTime(0)).in_boot("model")),
+            now: Duration::ZERO,
         };
         world.open();
         // From the beginning: only what is lost while a cursor exists is counted for it.
-        for at in 0..4 {
+        for at in 0..STREAMS {
             assert_eq!(world.log().cursor("c", world.id(at)).floor(), Seq(0));
         }
         world
@@ -139,7 +167,8 @@ impl World {
         let streams = NAMES.iter().zip(&self.streams).map(|(name, m)| limited(name, m.limits.clone()));
         // Just enough for the slots, fjall's own files and some epochs.
         let max_bytes = if self.small { 900 << 10 } else { 32 << 20 };
-        LogConfig { max_bytes, ..config(self.dir.path(), streams.collect()) }
+        let clock = Arc::<ManualClock>::clone(&self.clock);
+        LogConfig { max_bytes, clock, ..config(self.dir.path(), streams.collect()) }
     }
 
     fn open(&mut self) {
@@ -163,16 +192,25 @@ impl World {
                 let through = self.streams[*at].last * u64::from(*part) / 255;
                 self.log().purge(self.id(*at), Seq(through)).expect("accepted");
                 let model = &mut self.streams[*at];
-                if model.list.first().is_some_and(|m| m.0 <= through) {
+                if model.list.first().is_some_and(|m| m.seq <= through) {
                     model.purged = model.purged.max(through);
                 }
                 model.asked = model.asked.max(through);
-                model.list.retain(|m| m.0 > through);
+                model.list.retain(|m| m.seq > through);
             }
             Op::Advance(at, part) => {
                 let floor = self.streams[*at].last * u64::from(*part) / 255;
                 self.log().cursor("c", self.id(*at)).advance(Seq(floor));
                 self.streams[*at].floor = self.streams[*at].floor.max(floor);
+            }
+            Op::Wait(seconds) => {
+                let seconds = Duration::from_secs(u64::from(*seconds));
+                self.clock.advance(seconds);
+                self.now += seconds;
+                self.log().apply_limits();
+                for model in &mut self.streams {
+                    model.enforce(self.now);
+                }
             }
             Op::Reopen => {
                 self.log = None;
@@ -187,7 +225,7 @@ impl World {
                 self.dir = copy;
                 self.open();
                 // Cursors may have fallen back to what was last committed.
-                for at in 0..4 {
+                for at in 0..STREAMS {
                     let floor = self.log().cursor("c", self.id(at)).floor().0;
                     assert!(floor <= self.streams[at].floor);
                     let lost = self.log().cursor("c", self.id(at)).lost();
@@ -210,7 +248,7 @@ impl World {
                 (*at, format!("s/{subject}"), noise(u64::from(*len) + u64::from(*subject), usize::from(*len)))
             })
             .collect();
-        let ids: Vec<StreamId> = (0..4).map(|at| self.id(at)).collect();
+        let ids: Vec<StreamId> = (0..STREAMS).map(|at| self.id(at)).collect();
         let keys: Vec<(Vec<u8>, Option<Vec<u8>>)> = tables
             .iter()
             .map(|(key, value)| (vec![*key; 20], value.map(|v| noise(u64::from(v), usize::from(v) * 2))))
@@ -222,12 +260,12 @@ impl World {
                 None => Entry::Delete { table: TableId(2), key },
             });
         }
-        let mut extra = [(0, 0); 4];
+        let mut extra = [(0, 0); STREAMS];
         for (at, subject, payload) in &list {
             extra[*at].0 += 1;
             extra[*at].1 += (subject.len() + 1 + payload.len()) as u64;
         }
-        let refused = (0..4).any(|at| extra[at].0 > 0 && self.streams[at].refuses(extra[at].0, extra[at].1));
+        let refused = (0..STREAMS).any(|at| extra[at].0 > 0 && self.streams[at].refuses(extra[at].0, extra[at].1));
         let disk_full = self.log().stats().disk_full;
         match append(self.log(), &group) {
             Ok(appended) => {
@@ -247,7 +285,7 @@ impl World {
             Err(other) => panic!("{other}"),
         }
         for (at, subject, payload) in list {
-            self.streams[at].push(subject, payload);
+            self.streams[at].push(subject, payload, self.now);
         }
         for (key, value) in tables {
             match value {
@@ -256,7 +294,7 @@ impl World {
             };
         }
         for model in &mut self.streams {
-            model.enforce();
+            model.enforce(self.now);
         }
     }
 
@@ -271,15 +309,15 @@ impl World {
                 let items = read_all(self.log(), id, 1);
                 let held = seqs(&items);
                 let model = &mut self.streams[at];
-                let gone: Vec<u64> = model.list.iter().map(|m| m.0).filter(|s| !held.contains(s)).collect();
+                let gone: Vec<u64> = model.list.iter().map(|m| m.seq).filter(|s| !held.contains(s)).collect();
                 assert!(at != 3 || gone.is_empty(), "what must not be discarded is there");
                 model.lost += gone.iter().filter(|s| **s > model.floor).count() as u64;
-                model.list.retain(|m| !gone.contains(&m.0));
+                model.list.retain(|m| !gone.contains(&m.seq));
             }
             let model = &self.streams[at];
             assert_eq!(state.last.0, model.last, "{}", name);
             assert_eq!((state.msgs, state.bytes), (model.list.len() as u64, model.bytes()), "{}", name);
-            let first = model.list.first().map_or(model.last + 1, |m| m.0);
+            let first = model.list.first().map_or(model.last + 1, |m| m.seq);
             if model.list.is_empty() {
                 assert_eq!(state.first.0, first);
             } else {
@@ -287,13 +325,13 @@ impl World {
             }
             let items = read_all(self.log(), id, 1);
             let mut expected = 1;
-            let mut found = Vec::new();
+            let mut found: Vec<(u64, &[u8], &[u8])> = Vec::new();
             for item in &items {
                 match item {
                     Item::Message(m) => {
                         assert_eq!(m.seq.0, expected);
                         assert_eq!(&m.headers[..], b"h");
-                        found.push((m.seq.0, String::from_utf8(m.subject.to_vec()).expect("text"), m.payload.to_vec()));
+                        found.push((m.seq.0, &m.subject, &m.payload));
                         expected += 1;
                     }
                     Item::Gap { first, last, reason } => {
@@ -308,13 +346,10 @@ impl World {
                 }
             }
             assert_eq!(expected, model.last + 1, "{}", name);
-            assert!(
-                found == model.list,
-                "{}: found {:?}, expected {:?}",
-                name,
-                seqs(&items),
-                model.list.iter().map(|m| m.0).collect::<Vec<_>>()
-            );
+            let wanted: Vec<(u64, &[u8], &[u8])> =
+                model.list.iter().map(|m| (m.seq, m.subject.as_bytes(), &m.payload[..])).collect();
+            let numbers = || model.list.iter().map(|m| m.seq).collect::<Vec<_>>();
+            assert!(found == wanted, "{}: found {:?}, expected {:?}", name, seqs(&items), numbers());
             let cursor = self.log().cursor("c", id);
             if exact_cursors && !self.small {
                 assert_eq!((cursor.floor().0, cursor.lost()), (model.floor, model.lost), "{}", name);
