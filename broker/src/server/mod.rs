@@ -8,6 +8,7 @@ mod admission;
 mod alarms;
 mod authorize;
 mod bell;
+mod breather;
 mod connection;
 mod episode;
 mod feed;
@@ -42,6 +43,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+pub use breather::Breather;
 pub use peer::Peer;
 pub use socket::probe;
 pub use stats::{BrokerStats, ClientInfo, Refused};
@@ -145,11 +147,17 @@ impl Shutdown {
 
 impl Broker {
     /// Restores sessions and retained messages from the log (blocking reads, before anything else runs) and opens the listeners.
-    /// Must be called within a tokio runtime.
+    /// Must be called within a tokio runtime, whose workers are to call [`Breather::breathe`].
     ///
     /// # Errors
     /// As [`StartError`] says; nothing runs then.
-    pub async fn start(config: &Config, auth: Auth, log: Log, clock: Arc<dyn Clock>) -> Result<Broker, StartError> {
+    pub async fn start(
+        config: &Config,
+        auth: Auth,
+        log: Log,
+        clock: Arc<dyn Clock>,
+        breather: Breather,
+    ) -> Result<Broker, StartError> {
         let mqtt = &config.mqtt;
         let now = clock.monotonic();
         let router = Router::new(
@@ -201,6 +209,7 @@ impl Broker {
         }
         let mut hub =
             Hub::new(router, auth, log, clock, limits, admission_limits(config), usize_of(config.auth.max_waiting));
+        hub.breather = breather;
         hub.texts = Texts {
             server_reference: mqtt.server_reference.clone(),
             response_information: mqtt.response_information.clone(),

@@ -105,7 +105,11 @@ impl Wire {
         };
         input.reserve(missing.clamp(READ_BYTES, 16 * READ_BYTES));
         let n = match &mut self.tls {
-            None => self.socket.try_read_buf(input)?,
+            None => {
+                let (n, emptied) = self.socket.try_read_buf(input)?;
+                self.ready = !emptied;
+                n
+            }
             Some(tls) => tls.read(&self.socket, input)?,
         };
         Ok((n, Read::Some))
@@ -116,7 +120,11 @@ impl Wire {
         let Some(websocket) = &mut self.websocket else { return Ok((0, Read::End)) };
         let mut framed = BytesMut::with_capacity(READ_BYTES);
         let n = match &mut self.tls {
-            None => self.socket.try_read_buf(&mut framed)?,
+            None => {
+                let (n, emptied) = self.socket.try_read_buf(&mut framed)?;
+                self.ready = !emptied;
+                n
+            }
             Some(tls) => tls.read(&self.socket, &mut framed)?,
         };
         let input = &mut self.buffers.get_or_insert_default().input;
