@@ -208,8 +208,7 @@ impl Wire {
             payload: &outgoing.message.payload,
         };
         let max = max_packet_bytes.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
-        let fits = codec::publish_len(&parts, version).is_ok_and(|len| len <= max);
-        if fits && codec::encode_publish(&parts, version, self.output()).is_ok() {
+        if codec::encode_publish_within(&parts, version, max, self.output()).unwrap_or(false) {
             Ok(alias)
         } else if alias.is_some() {
             self.deliver(outgoing, None, version, max_packet_bytes)
