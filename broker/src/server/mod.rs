@@ -3,6 +3,7 @@
 //! [`Broker::start`] opens the listeners, [`Broker::shutdown`] ends everything in order. Each connection is one task; what they
 //! share is the `hub`. Bounds: `max_connections` tasks, each with at most 16 KiB of read buffer (or one packet), 64 KiB and one
 //! message of write buffer, `max_queued_bytes` of queue (`max_queued_bytes_total` with all others) and one page of 64 KiB; none of them while idle.
+//! Each thread keeps two spare buffers of 64 KiB at most.
 
 mod admission;
 mod alarms;
@@ -24,6 +25,7 @@ mod proxy;
 mod rate;
 mod shares;
 mod socket;
+mod spare;
 mod stats;
 mod sys;
 #[cfg(test)]

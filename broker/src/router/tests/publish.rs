@@ -75,7 +75,7 @@ fn the_log_is_told_which_messages_somebody_waits_for() {
     let (none, some) = (msg("a/1", "x", QoS::AtMostOnce), msg("a/1", "y", QoS::AtLeastOnce));
     assert!(unawaited(&mut router, &[none.clone(), none.clone()]));
     assert!(unawaited(&mut router, &[retained("a/1", "x", QoS::AtMostOnce)]));
-    assert!(!unawaited(&mut router, &[some.clone()]));
+    assert!(!unawaited(&mut router, std::slice::from_ref(&some)));
     assert!(!unawaited(&mut router, &[none.clone(), some, none]), "they are one group");
 }
 
