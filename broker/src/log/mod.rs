@@ -297,13 +297,29 @@ impl Log {
     /// # Errors
     /// See [`AppendError`]; then nothing of the group was appended.
     pub fn append(&self, group: &[Entry<'_>]) -> Result<Appended, AppendError> {
+        self.append_as(group, true)
+    }
+
+    /// The same where nobody waits for it to become durable: it may wait 5 ms for company before it is committed, or as long as
+    /// something is appended that somebody waits for. A busy log syncs less then.
+    ///
+    /// # Errors
+    /// As of [`Log::append`].
+    pub fn append_unawaited(&self, group: &[Entry<'_>]) -> Result<Appended, AppendError> {
+        self.append_as(group, false)
+    }
+
+    fn append_as(&self, group: &[Entry<'_>], awaited: bool) -> Result<Appended, AppendError> {
         let shared = self.shared();
         let mut core = shared.lock();
         let stamp = Stamp { boot: core.boots.current(), at: shared.clock.monotonic() };
-        let (before, waiting) = (core.group.raw.len(), core.must_commit);
+        let (before, waiting, due) = (core.group.raw.len(), core.must_commit, core.group.due(shared.max_delay));
         let appended = core.append(group, stamp)?;
+        // What went to memory streams alone is done, whoever waits for it.
+        core.group.awaited |= awaited && !core.group.is_empty();
         let (after, half) = (core.group.raw.len(), core.sizes.group_bytes / 2);
-        let wake = (before == 0 && after > 0) || (before <= half && after > half) || (core.must_commit && !waiting);
+        let sooner = core.group.due(shared.max_delay) != due;
+        let wake = sooner || (before <= half && after > half) || (core.must_commit && !waiting);
         let memory = appended.ticket.0 == core.durable && appended.last_seq.is_some();
         drop(core);
         if wake {

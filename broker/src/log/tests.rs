@@ -209,6 +209,24 @@ fn many_epochs_stay_within_the_budget_and_the_newest_messages_stay() {
 }
 
 #[test]
+fn what_nobody_waits_for_becomes_durable_too_and_at_once_with_what_somebody_does() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (log, _) = Log::open(config(dir.path(), vec![stream("s")])).expect("a new log");
+    let id = log.stream("s").expect("configured");
+    let alone = log.append_unawaited(&[message(id, "a", b"alone")]).expect("room");
+    wait(&log, alone.ticket);
+    assert_eq!(log.state(id).last, Seq(1));
+    let first = log.append_unawaited(&[message(id, "a", b"taken along")]).expect("room");
+    let second = log.append(&[message(id, "a", b"waited for")]).expect("room");
+    assert!(first.ticket < second.ticket);
+    wait(&log, second.ticket);
+    assert_eq!(seqs(&read_all(&log, id, 1)), [1, 2, 3]);
+    log.append_unawaited(&[message(id, "a", b"at the end")]).expect("room");
+    log.close();
+    assert_eq!(log.state(id).last, Seq(4), "closing commits it");
+}
+
+#[test]
 fn an_append_that_waits_for_its_commit_is_seen_to_wait() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let patient = LogConfig { max_delay: Duration::from_secs(3600), ..config(dir.path(), vec![stream("s")]) };

@@ -120,8 +120,7 @@ impl Writer {
             if (core.must_commit && !core.noting) || (core.closing && core.has_unsaved()) {
                 return Todo::Commit;
             }
-            if let Some(opened) = core.group.opened {
-                let ready = opened + self.shared.max_delay;
+            if let Some(ready) = core.group.due(self.shared.max_delay) {
                 if now >= ready || core.group.raw.len() > core.sizes.group_bytes / 2 || core.closing {
                     return Todo::Commit;
                 }

@@ -61,11 +61,21 @@ pub trait Store {
     /// # Errors
     /// As [`Log::append`].
     fn append(&self, group: &[Entry<'_>]) -> Result<Appended, AppendError>;
+
+    /// See [`Log::append_unawaited`].
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    fn append_unawaited(&self, group: &[Entry<'_>]) -> Result<Appended, AppendError>;
 }
 
 impl Store for Log {
     fn append(&self, group: &[Entry<'_>]) -> Result<Appended, AppendError> {
         Log::append(self, group)
+    }
+
+    fn append_unawaited(&self, group: &[Entry<'_>]) -> Result<Appended, AppendError> {
+        Log::append_unawaited(self, group)
     }
 }
 

@@ -338,7 +338,13 @@ impl Router {
                 }
             }
         }
-        let result = if entries.is_empty() { Ok(None) } else { store.append(&entries).map(Some) };
+        let awaited = group.iter().any(|publish| publish.qos > QoS::AtMostOnce);
+        let result = match (entries.is_empty(), awaited) {
+            (true, _) => Ok(None),
+            (false, true) => store.append(&entries).map(Some),
+            // No acknowledgement depends on it.
+            (false, false) => store.append_unawaited(&entries).map(Some),
+        };
         drop(entries);
         if arena.capacity() <= GROUP_BYTES {
             self.scratch.arena = arena;

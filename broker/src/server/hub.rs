@@ -10,6 +10,7 @@ use super::admission::{Admission, AdmissionLimits};
 use super::alarms::Alarms;
 use super::authorize::{Identity, Proof};
 use super::bell::Bell;
+use super::breather::Breather;
 use super::episode::Episodes;
 use super::handshake::{Agreed, Texts};
 use super::hashing::Hashing;
@@ -92,6 +93,8 @@ pub(super) struct Hub {
     pub(super) limits: Limits,
     /// Set before anybody comes.
     pub(super) texts: Texts,
+    /// Likewise.
+    pub(super) breather: Breather,
     pub(super) counters: Counters,
     pub(super) readers: Arc<Semaphore>,
     /// A session expiry or a delayed will was set.
@@ -124,6 +127,7 @@ impl Hub {
             clock,
             limits,
             texts: Texts::default(),
+            breather: Breather::default(),
             counters: Counters::default(),
             readers: Arc::new(Semaphore::new(READERS)),
             timers_changed: Notify::new(),
@@ -331,7 +335,9 @@ impl Hub {
 
     pub(super) fn publish(&self, publisher: Publisher, batch: &[Publish], answers: &mut Vec<Answer>) -> Routed {
         let now = self.now();
-        self.with(|router, log| router.publish(now, log, publisher, batch, answers))
+        let routed = self.with(|router, log| router.publish(now, log, publisher, batch, answers));
+        self.breather.count(batch[..routed.done].iter().filter(|publish| publish.qos == QoS::AtMostOnce).count());
+        routed
     }
 
     /// `in_flight` is what the client has not acknowledged.

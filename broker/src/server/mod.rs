@@ -3,11 +3,13 @@
 //! [`Broker::start`] opens the listeners, [`Broker::shutdown`] ends everything in order. Each connection is one task; what they
 //! share is the `hub`. Bounds: `max_connections` tasks, each with at most 16 KiB of read buffer (or one packet), 64 KiB and one
 //! message of write buffer, `max_queued_bytes` of queue (`max_queued_bytes_total` with all others) and one page of 64 KiB; none of them while idle.
+//! Each thread keeps two spare buffers of 64 KiB at most.
 
 mod admission;
 mod alarms;
 mod authorize;
 mod bell;
+mod breather;
 mod connection;
 mod episode;
 mod feed;
@@ -23,6 +25,7 @@ mod proxy;
 mod rate;
 mod shares;
 mod socket;
+mod spare;
 mod stats;
 mod sys;
 #[cfg(test)]
@@ -42,6 +45,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+pub use breather::Breather;
 pub use peer::Peer;
 pub use socket::probe;
 pub use stats::{BrokerStats, ClientInfo, Refused};
@@ -145,11 +149,17 @@ impl Shutdown {
 
 impl Broker {
     /// Restores sessions and retained messages from the log (blocking reads, before anything else runs) and opens the listeners.
-    /// Must be called within a tokio runtime.
+    /// Must be called within a tokio runtime, whose workers are to call [`Breather::breathe`].
     ///
     /// # Errors
     /// As [`StartError`] says; nothing runs then.
-    pub async fn start(config: &Config, auth: Auth, log: Log, clock: Arc<dyn Clock>) -> Result<Broker, StartError> {
+    pub async fn start(
+        config: &Config,
+        auth: Auth,
+        log: Log,
+        clock: Arc<dyn Clock>,
+        breather: Breather,
+    ) -> Result<Broker, StartError> {
         let mqtt = &config.mqtt;
         let now = clock.monotonic();
         let router = Router::new(
@@ -201,6 +211,7 @@ impl Broker {
         }
         let mut hub =
             Hub::new(router, auth, log, clock, limits, admission_limits(config), usize_of(config.auth.max_waiting));
+        hub.breather = breather;
         hub.texts = Texts {
             server_reference: mqtt.server_reference.clone(),
             response_information: mqtt.response_information.clone(),

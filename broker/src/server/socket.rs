@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream};
 
 use super::peer::Peer;
@@ -166,8 +167,24 @@ impl Socket {
         either!(self, socket => socket.try_read(into))
     }
 
-    pub(super) fn try_read_buf(&self, into: &mut BytesMut) -> io::Result<usize> {
-        either!(self, socket => socket.try_read_buf(into))
+    /// Reads into the room that `into` has: how many bytes, and whether that emptied the socket. It did where room is left; then it is
+    /// not said to be readable again before more has come, and the read that would only find out that there is none is saved.
+    pub(super) fn try_read_buf(&self, into: &mut BytesMut) -> io::Result<(usize, bool)> {
+        let room = into.capacity() - into.len();
+        let mut read = Ok(0);
+        let outcome = either!(self, socket => socket.try_io(Interest::READABLE, || {
+            // IMPORTANT: inside, so that only the readiness from before the read is taken back: what comes during it counts.
+            read = socket.try_read_buf(into);
+            match read {
+                Ok(n) if (1..room).contains(&n) => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(()),
+            }
+        }));
+        match outcome {
+            // It was not ready: nothing was called.
+            Err(error) if matches!(read, Ok(0)) => Err(error),
+            outcome => read.map(|n| (n, outcome.is_err())),
+        }
     }
 
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {

@@ -100,7 +100,9 @@ async fn start(config: &Config) -> Running {
     };
     let opened = tokio::task::spawn_blocking(move || Log::open(log_config)).await.expect("opening does not panic");
     let (log, _) = opened.expect("a fresh or proper directory");
-    let broker = Broker::start(config, Auth::default(), log.clone(), clock).await.expect("the port is free");
+    let broker = Broker::start(config, Auth::default(), log.clone(), clock, Breather::default())
+        .await
+        .expect("the port is free");
     Running { broker, log }
 }
 
@@ -443,9 +445,10 @@ async fn an_address_in_use_is_named() {
     let running = start(&config(dir.path())).await;
     let mut config = config(dir.path());
     config.listeners[0].bind = running.broker.binds()[0].clone();
-    let error = Broker::start(&config, Auth::default(), running.log.clone(), Arc::new(SystemClock))
-        .await
-        .expect_err("it is in use");
+    let error =
+        Broker::start(&config, Auth::default(), running.log.clone(), Arc::new(SystemClock), Breather::default())
+            .await
+            .expect_err("it is in use");
     assert!(error.to_string().starts_with(&format!("cannot listen on {}", config.listeners[0].bind)), "{error}");
     running.stop().await;
 }

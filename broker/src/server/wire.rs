@@ -1,6 +1,6 @@
 //! The bytes of one connection: what was read and is not decoded, what is encoded and not written.
 //!
-//! A connection that is idle holds no buffer: one is made when the socket has something, and freed when all of it is decoded.
+//! A connection that is idle holds no buffer: it takes one when the socket has something, and gives it back when all of it is decoded.
 
 use std::future::poll_fn;
 use std::io;
@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
 use super::socket::Socket;
+use super::spare::{self, Use};
 use super::stats::Counters;
 use super::tls;
 use super::websocket::WebSocket;
@@ -98,6 +99,9 @@ impl Wire {
     /// How many bytes were read, and what they brought.
     fn read_plain(&mut self) -> io::Result<(usize, Read)> {
         let input = &mut self.buffers.get_or_insert_default().input;
+        if input.capacity() == 0 {
+            *input = spare::take(Use::Reading);
+        }
         let missing = match codec::frame_len(input) {
             // Bounded: the decoder has refused packets above the limit before.
             Ok(Some(len)) => len.saturating_sub(input.len()),
@@ -105,7 +109,11 @@ impl Wire {
         };
         input.reserve(missing.clamp(READ_BYTES, 16 * READ_BYTES));
         let n = match &mut self.tls {
-            None => self.socket.try_read_buf(input)?,
+            None => {
+                let (n, emptied) = self.socket.try_read_buf(input)?;
+                self.ready = !emptied;
+                n
+            }
             Some(tls) => tls.read(&self.socket, input)?,
         };
         Ok((n, Read::Some))
@@ -116,7 +124,11 @@ impl Wire {
         let Some(websocket) = &mut self.websocket else { return Ok((0, Read::End)) };
         let mut framed = BytesMut::with_capacity(READ_BYTES);
         let n = match &mut self.tls {
-            None => self.socket.try_read_buf(&mut framed)?,
+            None => {
+                let (n, emptied) = self.socket.try_read_buf(&mut framed)?;
+                self.ready = !emptied;
+                n
+            }
             Some(tls) => tls.read(&self.socket, &mut framed)?,
         };
         let input = &mut self.buffers.get_or_insert_default().input;
@@ -132,7 +144,7 @@ impl Wire {
     fn release(&mut self) {
         let Some(buffers) = &mut self.buffers else { return };
         if buffers.input.is_empty() {
-            buffers.input = BytesMut::new();
+            spare::give_back(Use::Reading, std::mem::take(&mut buffers.input));
             self.buffers.take_if(|buffers| buffers.output.is_empty());
         }
     }
@@ -200,8 +212,7 @@ impl Wire {
             payload: &outgoing.message.payload,
         };
         let max = max_packet_bytes.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
-        let fits = codec::publish_len(&parts, version).is_ok_and(|len| len <= max);
-        if fits && codec::encode_publish(&parts, version, self.output()).is_ok() {
+        if codec::encode_publish_within(&parts, version, max, self.output()).unwrap_or(false) {
             Ok(alias)
         } else if alias.is_some() {
             self.deliver(outgoing, None, version, max_packet_bytes)
@@ -211,7 +222,11 @@ impl Wire {
     }
 
     fn output(&mut self) -> &mut BytesMut {
-        &mut self.buffers.get_or_insert_default().output
+        let output = &mut self.buffers.get_or_insert_default().output;
+        if output.capacity() == 0 {
+            *output = spare::take(Use::Writing);
+        }
+        output
     }
 
     /// Bytes that wait to be written.
@@ -318,7 +333,7 @@ impl Wire {
             }
         }
         if let Some(buffers) = &mut self.buffers {
-            buffers.output = BytesMut::new();
+            spare::give_back(Use::Writing, std::mem::take(&mut buffers.output));
             self.buffers.take_if(|buffers| buffers.input.capacity() == 0);
         }
         Ok(())

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use headwater_broker::mqtt::codec::{
-    EncodeError, PublishRef, decode, encode, encode_publish, encode_publish_head, encoded_len, fit, frame_len,
+    EncodeError, PublishRef, decode, encode, encode_publish, encode_publish_head, encode_publish_within, encoded_len,
+    fit, frame_len,
 };
 use headwater_broker::mqtt::packet::*;
 use proptest::prelude::*;
@@ -65,7 +66,13 @@ proptest! {
         let mut parts = BytesMut::new();
         encode_publish_head(&publish.as_parts(), Version::V5, &mut parts).expect("a valid packet");
         parts.extend_from_slice(&publish.payload);
-        prop_assert_eq!(parts, whole);
+        prop_assert_eq!(&parts, &whole);
+        let mut within = BytesMut::new();
+        let len = whole.len();
+        prop_assert_eq!(encode_publish_within(&publish.as_parts(), Version::V5, len - 1, &mut within), Ok(false));
+        prop_assert!(within.is_empty());
+        prop_assert_eq!(encode_publish_within(&publish.as_parts(), Version::V5, len, &mut within), Ok(true));
+        prop_assert_eq!(within, whole);
     }
 
     /// [MQTT-3.2.2-19] [MQTT-3.2.2-20] [MQTT-3.4.2-2] [MQTT-3.4.2-3] [MQTT-3.5.2-2] [MQTT-3.5.2-3] [MQTT-3.6.2-2]

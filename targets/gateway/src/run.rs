@@ -14,7 +14,7 @@ use headwater_broker::clock::{Clock, SystemClock, TrustedClock};
 use headwater_broker::config::{Config, Loaded};
 use headwater_broker::log::{Log, LogConfig, OpenReport, StreamConfig};
 use headwater_broker::router::internal_streams;
-use headwater_broker::server::{Broker, probe};
+use headwater_broker::server::{Breather, Broker, probe};
 use headwater_sync::Uplinks;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -48,22 +48,27 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     logging::start(args.log_format, &args.log_level)?;
     let loaded = settings::load(&args.settings)?;
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+    let breather = Breather::default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .thread_keep_alive(Duration::from_secs(2))
         .thread_stack_size(STACK_BYTES)
         .thread_name("headwater")
+        .on_thread_park({
+            let breather = breather.clone();
+            move || breather.breathe()
+        })
         .enable_all()
         .build()
         .map_err(Failure::runtime)?;
-    let result = runtime.block_on(serve(args, loaded));
+    let result = runtime.block_on(serve(args, loaded, breather));
     // Whatever is left is a read of a page that nobody waits for.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
+async fn serve(args: &RunArgs, loaded: Loaded, breather: Breather) -> Result<(), Failure> {
     let Loaded { mut config, notes } = loaded;
     // From here on a signal ends in order: none is lost while the log opens.
     let mut signals = Signals::new()?;
@@ -76,7 +81,7 @@ async fn serve(args: &RunArgs, loaded: Loaded) -> Result<(), Failure> {
         warn!("{note}");
     }
     let Running { broker, gateway } = tokio::select! {
-        running = start(&mut config, auth, budget.max_bytes) => running?,
+        running = start(&mut config, auth, budget.max_bytes, breather) => running?,
         name = signals.end() => {
             // Nothing was taken from anybody yet, and a log may be left at any moment.
             info!(signal = name, "stopped while starting");
@@ -145,13 +150,13 @@ struct Running {
     gateway: Arc<Gateway>,
 }
 
-async fn start(config: &mut Config, auth: Auth, max_bytes: u64) -> Result<Running, Failure> {
+async fn start(config: &mut Config, auth: Auth, max_bytes: u64, breather: Breather) -> Result<Running, Failure> {
     let clock = clock(config);
     let log_config = log_config(config, max_bytes);
     let opened = tokio::task::spawn_blocking(move || Log::open(log_config)).await.map_err(Failure::runtime)?;
     let (log, report) = opened.map_err(Failure::runtime)?;
     tell(&report);
-    let broker = Broker::start(config, auth, log.clone(), clock).await.map_err(Failure::runtime)?;
+    let broker = Broker::start(config, auth, log.clone(), clock, breather).await.map_err(Failure::runtime)?;
     for (listener, address) in config.listeners.iter_mut().zip(broker.binds()) {
         listener.bind = address.clone();
     }

@@ -29,7 +29,7 @@ use bytes::{Bytes, BytesMut};
 
 pub use connect::{connect_return_code, connect_version};
 pub use frame::{MAX_REMAINING_LENGTH, frame_len};
-pub use publish::{PublishRef, encode_publish, encode_publish_head, publish_len};
+pub use publish::{PublishRef, encode_publish, encode_publish_head, encode_publish_within, publish_len};
 
 use super::packet::{DecodeError, Packet, ReasonCode, Version};
 use frame::{Header, Kind};

@@ -101,11 +101,28 @@ impl Publish {
 /// # Errors
 /// As [`EncodeError`] says; `out` is unchanged.
 pub fn encode_publish(publish: &PublishRef<'_>, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
+    encode_publish_within(publish, version, usize::MAX, out).map(drop)
+}
+
+/// The same if it takes `max_bytes` at most; `Ok(false)`: it is larger, and `out` is unchanged [MQTT-3.1.2-24].
+///
+/// # Errors
+/// As of [`encode_publish`].
+pub fn encode_publish_within(
+    publish: &PublishRef<'_>,
+    version: Version,
+    max_bytes: usize,
+    out: &mut BytesMut,
+) -> Result<bool, EncodeError> {
     let remaining = remaining_length(publish, version)?;
-    out.reserve(header_len(remaining) + remaining);
+    let len = header_len(remaining) + remaining;
+    if len > max_bytes {
+        return Ok(false);
+    }
+    out.reserve(len);
     write_first(publish, remaining, out);
     write_body(publish, version, out);
-    Ok(())
+    Ok(true)
 }
 
 /// Appends all of a PUBLISH but its payload, whose bytes are to follow: large payloads need not be copied.

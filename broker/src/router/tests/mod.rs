@@ -30,6 +30,8 @@ pub(super) struct FakeLog {
     /// How many of `messages` are durable.
     pub(super) durable: Cell<usize>,
     pub(super) refuse: RefCell<Option<AppendError>>,
+    /// Groups that nobody waits for.
+    pub(super) unawaited: Cell<usize>,
 }
 
 impl Store for FakeLog {
@@ -71,6 +73,12 @@ impl Store for FakeLog {
         let mut groups = self.groups.borrow_mut();
         groups.push(kinds);
         Ok(Appended { ticket: Ticket(groups.len() as u64), last_seq })
+    }
+
+    fn append_unawaited(&self, group: &[Entry<'_>]) -> Result<Appended, AppendError> {
+        let appended = self.append(group)?;
+        self.unawaited.set(self.unawaited.get() + 1);
+        Ok(appended)
     }
 }
 

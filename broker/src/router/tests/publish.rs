@@ -63,6 +63,22 @@ fn no_local_keeps_a_clients_own_messages_from_it_also_when_it_was_away() {
     assert_eq!(payloads(&got), ["theirs", "theirs too"]);
 }
 
+#[test]
+fn the_log_is_told_which_messages_somebody_waits_for() {
+    let (mut router, log) = router();
+    let key = attach(&mut router, "c", 0);
+    let unawaited = |router: &mut Router, batch: &[Publish]| {
+        let before = log.unawaited.get();
+        publish_as(router, &log, client(key), batch);
+        log.unawaited.get() > before
+    };
+    let (none, some) = (msg("a/1", "x", QoS::AtMostOnce), msg("a/1", "y", QoS::AtLeastOnce));
+    assert!(unawaited(&mut router, &[none.clone(), none.clone()]));
+    assert!(unawaited(&mut router, &[retained("a/1", "x", QoS::AtMostOnce)]));
+    assert!(!unawaited(&mut router, std::slice::from_ref(&some)));
+    assert!(!unawaited(&mut router, &[none.clone(), some, none]), "they are one group");
+}
+
 /// [MQTT-3.3.1-12] [MQTT-3.3.1-13]
 #[test]
 fn the_retain_flag_is_cleared_unless_the_subscription_keeps_it() {
