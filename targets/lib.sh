@@ -10,6 +10,8 @@ tools=$target/targets-tools
 # What people are given.
 dist=$target/dist
 me=targets/$(basename "$0")
+# What a small flash can hold beside a system.
+max_bytes=8000000
 
 say() { printf '%s: %s\n' "$me" "$*" >&2; }
 give_up() {
@@ -46,6 +48,14 @@ install_debian() {
 # The version that the workspace has.
 version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml" | head -n 1; }
 
+# The commit that is checked out, marked if the sources are not quite it.
+commit() {
+    local commit
+    commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null) || { echo unknown; return; }
+    [ -z "$(git -C "$root" status --porcelain --untracked-files=no)" ] || commit+=-modified
+    echo "$commit"
+}
+
 # arch_of TARGET: the name that Debian has for it.
 arch_of() {
     case $1 in
@@ -63,6 +73,19 @@ deb_of() {
     case $1 in
         arm-*) echo "headwater_$(version)_armhf-armv6.deb" ;;
         *) echo "headwater_$(version)_$(arch_of "$1").deb" ;;
+    esac
+}
+
+# qemu_of TARGET: what runs its binaries, nothing for this machine's own.
+qemu_of() {
+    case $1 in
+        "$(uname -m)"-*) ;;
+        aarch64-*) echo qemu-aarch64-static ;;
+        # The processor of the first Pi, which knows nothing later.
+        arm-*) echo qemu-arm-static -cpu arm1176 ;;
+        arm*) echo qemu-arm-static ;;
+        riscv64*) echo qemu-riscv64-static ;;
+        x86_64-*) echo qemu-x86_64-static ;;
     esac
 }
 
