@@ -104,6 +104,12 @@ install_zig() {
     export ZIG_GLOBAL_CACHE_DIR=$tools/zig-cache CARGO_ZIGBUILD_CACHE_DIR=$tools/zigbuild-cache
 }
 
+# rustflags_of TARGET: what the compiler is told of the machine, beginning with a space. Thumb-2, which every ARMv7 has, is a fourth
+# smaller than ARM's 32-bit instructions; the compiler calls its name unstable, and warns.
+rustflags_of() {
+    case $1 in armv7-*) echo " -Ctarget-feature=+thumb-mode" ;; esac
+}
+
 # zigbuild TARGET ARGUMENT...: `cargo zigbuild` for that target, with everything it needs.
 zigbuild() {
     local triple=$1 toolchain rustflags registry=${CARGO_HOME:-$HOME/.cargo}/registry/src
@@ -115,8 +121,13 @@ zigbuild() {
     # Our own copy of the toolchain has no start files and no C library: those come from zig. It is named as a whole because
     # rustup's cargo would make its compiler look in the ordinary place.
     case $toolchain in "$tools"/*) rustflags+=" --sysroot=$toolchain -Clink-self-contained=no" ;; esac
+    rustflags+=$(rustflags_of "$triple")
+    # No panic passes through C: nothing there calls back.
+    local cflags="-ffile-prefix-map=$target=/target -ffile-prefix-map=$registry=/registry -fno-unwind-tables -fno-asynchronous-unwind-tables"
+    # zig takes no -mthumb.
+    case $triple in armv7-*) cflags+=" -Xclang -target-feature -Xclang +thumb-mode" ;; esac
     # What zstd has for levels above ours (3, at any size of input: dfast) is left out of it.
-    local cflags="-ffile-prefix-map=$target=/target -ffile-prefix-map=$registry=/registry" strategy
+    local strategy
     for strategy in GREEDY LAZY LAZY2 BTLAZY2 BTOPT BTULTRA; do cflags+=" -DZSTD_EXCLUDE_${strategy}_BLOCK_COMPRESSOR"; done
     env CARGO_TARGET_DIR="$target" RUSTC="$toolchain/bin/rustc" RUSTFLAGS="$rustflags" CFLAGS="$cflags" \
         cargo zigbuild --target "$triple" "$@"
