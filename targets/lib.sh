@@ -10,6 +10,8 @@ tools=$target/targets-tools
 # What people are given.
 dist=$target/dist
 me=targets/$(basename "$0")
+# What a small flash can hold beside a system.
+max_bytes=8000000
 
 say() { printf '%s: %s\n' "$me" "$*" >&2; }
 give_up() {
@@ -46,6 +48,14 @@ install_debian() {
 # The version that the workspace has.
 version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml" | head -n 1; }
 
+# The commit that is checked out, marked if the sources are not quite it.
+commit() {
+    local commit
+    commit=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null) || { echo unknown; return; }
+    [ -z "$(git -C "$root" status --porcelain --untracked-files=no)" ] || commit+=-modified
+    echo "$commit"
+}
+
 # arch_of TARGET: the name that Debian has for it.
 arch_of() {
     case $1 in
@@ -66,6 +76,19 @@ deb_of() {
     esac
 }
 
+# qemu_of TARGET: what runs its binaries, nothing for this machine's own.
+qemu_of() {
+    case $1 in
+        "$(uname -m)"-*) ;;
+        aarch64-*) echo qemu-aarch64-static ;;
+        # The processor of the first Pi, which knows nothing later.
+        arm-*) echo qemu-arm-static -cpu arm1176 ;;
+        arm*) echo qemu-arm-static ;;
+        riscv64*) echo qemu-riscv64-static ;;
+        x86_64-*) echo qemu-x86_64-static ;;
+    esac
+}
+
 install_zig() {
     local venv=$tools/venv
     if ! cmp -s "$root/targets/requirements.txt" "$venv/installed.txt"; then
@@ -81,6 +104,12 @@ install_zig() {
     export ZIG_GLOBAL_CACHE_DIR=$tools/zig-cache CARGO_ZIGBUILD_CACHE_DIR=$tools/zigbuild-cache
 }
 
+# rustflags_of TARGET: what the compiler is told of the machine, beginning with a space. Thumb-2, which every ARMv7 has, is a fourth
+# smaller than ARM's 32-bit instructions; the compiler calls its name unstable, and warns.
+rustflags_of() {
+    case $1 in armv7-*) echo " -Ctarget-feature=+thumb-mode" ;; esac
+}
+
 # zigbuild TARGET ARGUMENT...: `cargo zigbuild` for that target, with everything it needs.
 zigbuild() {
     local triple=$1 toolchain rustflags registry=${CARGO_HOME:-$HOME/.cargo}/registry/src
@@ -92,8 +121,13 @@ zigbuild() {
     # Our own copy of the toolchain has no start files and no C library: those come from zig. It is named as a whole because
     # rustup's cargo would make its compiler look in the ordinary place.
     case $toolchain in "$tools"/*) rustflags+=" --sysroot=$toolchain -Clink-self-contained=no" ;; esac
+    rustflags+=$(rustflags_of "$triple")
+    # No panic passes through C: nothing there calls back.
+    local cflags="-ffile-prefix-map=$target=/target -ffile-prefix-map=$registry=/registry -fno-unwind-tables -fno-asynchronous-unwind-tables"
+    # zig takes no -mthumb.
+    case $triple in armv7-*) cflags+=" -Xclang -target-feature -Xclang +thumb-mode" ;; esac
     # What zstd has for levels above ours (3, at any size of input: dfast) is left out of it.
-    local cflags="-ffile-prefix-map=$target=/target -ffile-prefix-map=$registry=/registry" strategy
+    local strategy
     for strategy in GREEDY LAZY LAZY2 BTLAZY2 BTOPT BTULTRA; do cflags+=" -DZSTD_EXCLUDE_${strategy}_BLOCK_COMPRESSOR"; done
     env CARGO_TARGET_DIR="$target" RUSTC="$toolchain/bin/rustc" RUSTFLAGS="$rustflags" CFLAGS="$cflags" \
         cargo zigbuild --target "$triple" "$@"

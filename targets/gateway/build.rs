@@ -14,9 +14,20 @@ fn main() {
     set("BUILD_PROFILE", &cargo("PROFILE"));
     set("BUILD_OPT_LEVEL", &cargo("OPT_LEVEL"));
     set("BUILD_PANIC", &cargo("CARGO_CFG_PANIC"));
-    // Not set for a target whose baseline is all there is.
-    set("BUILD_TARGET_FEATURES", &std::env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default());
+    set("BUILD_TARGET_FEATURES", &target_features());
     set("BUILD_RUSTC", &rustc().unwrap_or_else(|| "unknown".to_owned()));
+}
+
+/// Separated by commas: what cargo tells, which are those that a stable compiler knows, and what was asked for beyond. Nothing for a
+/// target whose baseline is all there is.
+fn target_features() -> String {
+    let known = std::env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
+    let flags = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let asked = flags.split('\u{1f}').filter_map(|flag| flag.trim_start_matches("-C").strip_prefix("target-feature="));
+    let mut features: Vec<&str> = known.split(',').collect();
+    features.extend(asked.flat_map(|asked| asked.split(',')).filter_map(|feature| feature.strip_prefix('+')));
+    features.retain(|feature| !feature.is_empty());
+    features.join(",")
 }
 
 /// The commit of the work tree. Only a changed HEAD makes this run again: `targets/build` names the commit itself.

@@ -8,13 +8,13 @@ LICENSE = "Apache-2.0"
 LIC_FILES_CHKSUM = "file://LICENSE;md5=3b83ef96387f14655fc854ddc3c6bd57"
 
 # Which archive is for the machine. One with ARMv6 sets it to arm-unknown-linux-musleabihf.
-HEADWATER_TARGET ?= "${@{'aarch64': 'aarch64-unknown-linux-musl', 'arm': 'armv7-unknown-linux-musleabihf', 'x86_64': 'x86_64-unknown-linux-musl'}.get(d.getVar('TARGET_ARCH'), 'none')}"
+HEADWATER_TARGET ?= "${@{'aarch64': 'aarch64-unknown-linux-musl', 'arm': 'armv7-unknown-linux-musleabihf', 'x86_64': 'x86_64-unknown-linux-musl', 'riscv64': 'riscv64gc-unknown-linux-musl'}.get(d.getVar('TARGET_ARCH'), 'none')}"
 HEADWATER_ARCHIVE = "headwater-${PV}-${HEADWATER_TARGET}"
 SRC_URI = "file://${HEADWATER_ARCHIVE}.tar.gz"
 # Releases before 5.1 unpack into WORKDIR and do not know the other name.
 UNPACKDIR ??= "${WORKDIR}"
 S = "${UNPACKDIR}/${HEADWATER_ARCHIVE}"
-COMPATIBLE_HOST = "(aarch64|arm|x86_64).*-linux"
+COMPATIBLE_HOST = "(aarch64|arm|x86_64|riscv64).*-linux"
 
 inherit systemd useradd
 
