@@ -28,6 +28,7 @@ mod disk;
 mod drops;
 mod ends;
 mod epoch;
+mod filter;
 mod format;
 mod frame;
 #[cfg(feature = "fuzzing")]
@@ -54,6 +55,7 @@ mod room;
 mod scan;
 mod sealer;
 mod shared;
+mod signature;
 mod staging;
 mod store;
 mod stream;
@@ -68,6 +70,7 @@ mod writer;
 
 pub use classes::{MAX_CLASSES, retention_classes};
 pub use disk::allocated;
+pub use filter::{FilterError, SubjectFilter};
 pub use format::holds_log;
 pub use record::{Entry, GapReason, Item, LossReason, NewMessage, Stamp, StoredMessage, TableId, Ticket};
 pub use report::{DamagedPlace, LogStats, LossEntry, OpenError, OpenReport, ReadBatch, ReadError, StreamInfo};
