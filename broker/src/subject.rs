@@ -60,28 +60,55 @@ pub fn topic(subject: &str) -> Result<TopicName, TopicError> {
         if index > 0 {
             out.push(b'/');
         }
-        let mut rest = token.as_bytes();
-        while let Some((first, behind)) = rest.split_first() {
-            rest = behind;
-            match first {
-                b'/' => {
-                    if let Some(behind) = rest.strip_prefix(b"/") {
-                        out.push(b'.');
-                        rest = behind;
-                    }
-                }
-                b'%' => match escaped(rest) {
-                    Some(byte) => {
-                        out.push(byte);
-                        rest = &rest[2..];
-                    }
-                    None => out.push(b'%'),
-                },
-                byte => out.push(*byte),
-            }
-        }
+        append_token(token, &mut out);
     }
     TopicName::new(out)
+}
+
+/// The filter that takes the topics of the subjects that a subject with wildcards takes: `*` is `+`, and a `>` at the end is `+/#`, as it
+/// stands for one token at least. Topics that begin with `$` a leading wildcard does not see [MQTT-4.7.2-1].
+///
+/// # Errors
+/// A token is empty, a wildcard shares its token, `>` is not the last one, or the filter is too long or too deep.
+pub fn filter(subject: &str) -> Result<TopicFilter, TopicError> {
+    let mut out = Vec::with_capacity(subject.len());
+    let mut tokens = subject.split('.').peekable();
+    while let Some(token) = tokens.next() {
+        match token {
+            "" => return Err(TopicError::Empty),
+            "*" => out.push(b'+'),
+            ">" if tokens.peek().is_none() => out.extend_from_slice(b"+/#"),
+            token if token.contains(['*', '>', '+', '#']) => return Err(TopicError::MisplacedWildcard),
+            token => append_token(token, &mut out),
+        }
+        if tokens.peek().is_some() {
+            out.push(b'/');
+        }
+    }
+    TopicFilter::new(out)
+}
+
+fn append_token(token: &str, out: &mut Vec<u8>) {
+    let mut rest = token.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        match first {
+            b'/' => {
+                if let Some(behind) = rest.strip_prefix(b"/") {
+                    out.push(b'.');
+                    rest = behind;
+                }
+            }
+            b'%' => match escaped(rest) {
+                Some(byte) => {
+                    out.push(byte);
+                    rest = &rest[2..];
+                }
+                None => out.push(b'%'),
+            },
+            byte => out.push(*byte),
+        }
+    }
 }
 
 fn append_levels(text: &str, out: &mut String) {
@@ -220,6 +247,32 @@ mod tests {
     }
 
     #[test]
+    fn subjects_with_wildcards_map_to_filters() {
+        for (text, expected) in [
+            ("a.*.b", "a/+/b"),
+            (">", "+/#"),
+            ("a.>", "a/+/#"),
+            ("/.*", "/+"),
+            ("a./", "a/"),
+            ("a//b.c", "a.b/c"),
+            ("a%20b.%2A", "a b/*"),
+        ] {
+            assert_eq!(filter(text).map(|filter| filter.as_str().to_owned()), Ok(expected.to_owned()), "{text}");
+        }
+        for (text, error) in [
+            ("", TopicError::Empty),
+            ("a..b", TopicError::Empty),
+            ("a.", TopicError::Empty),
+            ("a.>.b", TopicError::MisplacedWildcard),
+            ("a*", TopicError::MisplacedWildcard),
+            ("a.#", TopicError::MisplacedWildcard),
+            ("+", TopicError::MisplacedWildcard),
+        ] {
+            assert_eq!(filter(text).map(|_| ()), Err(error), "{text}");
+        }
+    }
+
+    #[test]
     fn subjects_without_a_topic_are_refused() {
         assert_eq!(topic("a.+"), Err(TopicError::Wildcard));
         assert_eq!(topic(""), Err(TopicError::Empty));
@@ -264,8 +317,24 @@ mod tests {
         }
 
         #[test]
+        fn a_subject_with_wildcards_takes_what_its_filter_takes(
+            tokens in prop::collection::vec(prop::sample::select(vec!["/", "a", "//", "*", "%2A"]), 1..4),
+            rest in any::<bool>(),
+            name in prop::collection::vec(prop::sample::select(vec!["", "a", ".", "*"]), 1..5),
+        ) {
+            let pattern = tokens.join(".") + if rest { ".>" } else { "" };
+            // `/` alone stands for an empty topic, which is none.
+            let (Ok(filter), Ok(name)) = (filter(&pattern), name.join("/").parse::<TopicName>()) else {
+                prop_assert!(pattern == "/" || name.concat().is_empty());
+                return Ok(());
+            };
+            prop_assert_eq!(filter.matches(&name), nats_matches(&pattern, &subject(name.as_str())));
+        }
+
+        #[test]
         fn no_subject_panics(subject in ".{0,16}") {
             let _ = topic(&subject); // only that it does not panic
+            let _ = filter(&subject); // the same
         }
     }
 

@@ -233,6 +233,13 @@ pub fn rfc3339(time: WallTime) -> String {
     )
 }
 
+/// The time that a text in RFC 3339 names, with any offset from UTC; what lies before 1970 counts as 1970. `None` if it is none.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<WallTime> {
+    let time = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
+    Some(WallTime(u64::try_from(time.unix_timestamp_nanos().max(0)).unwrap_or(u64::MAX)))
+}
+
 /// Standard base64 with padding (RFC 4648): twenty lines instead of another crate.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -290,6 +297,19 @@ mod tests {
     fn all_times_can_be_written() {
         assert_eq!(rfc3339(WallTime(0)), "1970-01-01T00:00:00.000000000Z");
         assert_eq!(rfc3339(WallTime(u64::MAX)), "2554-07-21T23:34:33.709551615Z");
+    }
+
+    #[test]
+    fn times_are_read_with_and_without_an_offset() {
+        for time in [0, 1, 1_700_000_000_123_456_789, u64::MAX] {
+            assert_eq!(parse_rfc3339(&rfc3339(WallTime(time))), Some(WallTime(time)));
+        }
+        let nanos = |seconds: u64| Some(WallTime(seconds * 1_000_000_000));
+        assert_eq!(parse_rfc3339("1970-01-02T01:00:00+01:00"), nanos(86_400));
+        assert_eq!(parse_rfc3339("1969-01-01T00:00:00Z"), nanos(0));
+        for text in ["", "yesterday", "2026-01-01", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00"] {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
+        }
     }
 
     #[test]

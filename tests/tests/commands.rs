@@ -193,6 +193,79 @@ async fn streams_are_listed_shown_and_read() {
     });
 }
 
+#[tokio::test]
+async fn streams_are_searched_by_topic_by_subject_and_by_time() {
+    let gateway = Gateway::new("gw-1").stream("s", &["#"]);
+    let broker = gateway.start().await;
+    let (mut device, _) = Device::connect(broker.mqtt(), Connect::v4("d")).await;
+    for number in 1..=60 {
+        let topic = if number % 20 == 0 { "plant/press-1/alarm" } else { "plant/press-1/data" };
+        device.publish(topic, format!("message {number}"), 1, false).await;
+    }
+    let found = |page: &Value| {
+        let messages = page["messages"].as_array().unwrap_or_else(|| panic!("no messages: {page}"));
+        messages.iter().map(|message| message["seq"].as_u64().unwrap_or(0)).collect::<Vec<_>>()
+    };
+    let page = |query: String| {
+        let broker = &broker;
+        async move { broker.page(&format!("/api/v1/streams/s/messages?{query}")).await.json() }
+    };
+    for filter in ["topic=plant/%2B/alarm", "subject=plant.*.alarm", "subject=plant.press-1.alarm"] {
+        assert_eq!(found(&page(filter.to_owned()).await), [20, 40, 60], "{filter}");
+        assert_eq!(found(&page(format!("{filter}&order=desc&limit=2")).await), [60, 40], "{filter}");
+        let first = page(format!("{filter}&limit=1")).await;
+        assert_eq!((found(&first), &first["more"]), (vec![20], &true.into()));
+        let second = page(format!("{filter}&from={}", first["next"])).await;
+        assert_eq!((found(&second), &second["more"], &second["next"]), (vec![40, 60], &false.into(), &61.into()));
+    }
+    let forty = page("from=40&limit=1".to_owned()).await;
+    let time = forty["messages"][0]["time"].as_str().expect("a time").to_owned();
+    assert_eq!(found(&page(format!("since={time}")).await), (40..=60).collect::<Vec<_>>());
+    assert_eq!(found(&page(format!("since={time}&topic=%2B/%2B/alarm&order=desc")).await), [60, 40]);
+    assert_eq!(found(&page("since=1h&topic=plant/%23&limit=3".to_owned()).await), [1, 2, 3]);
+    let later = page("since=2200-01-01T00:00:00Z".to_owned()).await;
+    assert_eq!((found(&later), &later["next"], &later["more"]), (vec![], &61.into(), &false.into()));
+    for (query, part) in [
+        ("topic=a%23", "topic"),
+        ("topic=a&topic=b", "only one"),
+        ("subject=a..b", "subject"),
+        ("since=soon", "since"),
+        ("order=up", "order"),
+        ("limit=x", "limit"),
+        ("top=1", "top"),
+    ] {
+        let refused = broker.page(&format!("/api/v1/streams/s/messages?{query}")).await;
+        assert!(refused.code == 400 && refused.text().contains(part), "{query}: {} {}", refused.code, refused.text());
+    }
+
+    let tail = |arguments: &[&str]| {
+        let finished = gateway.command(&[&["stream", "tail", "s", "--json"], arguments].concat());
+        finished.success().lines().map(|line| json(line)["seq"].as_u64().unwrap_or(0)).collect::<Vec<_>>()
+    };
+    assert_eq!(tail(&["--topic", "plant/+/alarm"]), [20, 40, 60]);
+    assert_eq!(tail(&["--subject", "plant.*.alarm", "-n", "2"]), [40, 60]);
+    assert_eq!(tail(&["--since", &time]), (40..=60).collect::<Vec<_>>());
+    assert_eq!(tail(&["--since", "1h", "-n", "2"]), [59, 60]);
+    assert_eq!(tail(&["--since", &time, "--topic", "+/+/alarm"]), [40, 60]);
+    assert!(tail(&["--topic", "nothing/#"]).is_empty());
+    let wrong = gateway.command(&["stream", "tail", "s", "--since", "soon"]);
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("since: expected a time"), "{wrong:?}");
+    let both = gateway.command(&["stream", "tail", "s", "--topic", "a", "--subject", "a"]);
+    assert_eq!(both.code, Some(2), "{both:?}");
+
+    let mut command = Command::new(headwater_tests::gateway::binary());
+    command.args(["stream", "tail", "s", "--topic", "+/+/alarm", "--follow", "--json", "--config"]);
+    let follow =
+        Process::start("headwater stream tail", command.arg(gateway.config_file()), gateway.dir().join("tail"));
+    device.publish("plant/press-2/data", "not followed", 1, false).await;
+    device.publish("plant/press-2/alarm", "followed", 1, false).await;
+    until_now(PATIENCE, "a followed message", || {
+        let output = follow.output();
+        if output.contains("\"followed\"") { Ok(()) } else { Err(output) }
+    });
+    assert!(!follow.output().contains("not followed"));
+}
+
 #[test]
 fn a_command_without_a_running_broker_says_so() {
     let gateway = Gateway::new("gw-1").stream("s", &["#"]);

@@ -8,6 +8,7 @@ mod footprint;
 mod growth;
 mod ingest;
 mod log;
+mod queries;
 mod restart;
 mod sessions;
 mod turns;
@@ -53,7 +54,7 @@ macro_rules! scenario {
 }
 
 /// All, in the order in which they are run: what the README tells first.
-pub(crate) const ALL: [Scenario; 18] = [
+pub(crate) const ALL: [Scenario; 19] = [
     scenario!("ingest", ingest::ingest, 100, 120),
     scenario!("paced", ingest::paced, 5, 200),
     scenario!("fan-out-0", fan_out::qos_0, 5, 100),
@@ -70,7 +71,8 @@ pub(crate) const ALL: [Scenario; 18] = [
     scenario!("memory", footprint::memory, 1, 60),
     scenario!("footprint", footprint::footprint, 2, 120),
     scenario!("reads", footprint::reads, 3, 80),
-    scenario!("drain", drain::drain, 1, 320),
+    scenario!("queries", queries::queries, 1, 60),
+    scenario!("drain", drain::drain, 1, 260),
     Scenario { name: "growth", root: false, runs: 2, seconds: 250, run: growth::growth },
 ];
 

@@ -5,6 +5,7 @@
 //! changes nothing any more. A boot without an anchor has an *estimate*: what its clock showed last, moved to behind the boot before
 //! and to before the boot after it, as far as those are known.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::layout::{AnchorRecord, BootRecord};
@@ -60,6 +61,20 @@ impl Boot {
             Some(anchor) => anchor.offset,
             None => self.estimate,
         }
+    }
+
+    /// The monotonic times that count as `wall` or later: a clock that was set back makes more than one range of them.
+    fn since(&self, wall: WallTime) -> impl Iterator<Item = RangeInclusive<u64>> {
+        let parts = self.anchors.len().max(1);
+        (0..parts).filter_map(move |part| {
+            let begin = if part == 0 { 0 } else { self.anchors[part].at.checked_add(1)? };
+            let end = self.anchors.get(part + 1).map_or(u64::MAX, |next| next.at);
+            let offset = self.anchors.get(part).map_or(self.estimate, |anchor| anchor.offset);
+            let reached = i128::from(wall.0) - i128::from(offset);
+            let first = if wall.0 == 0 { 0 } else { u64::try_from(reached.max(0)).unwrap_or(u64::MAX) };
+            let first = first.max(begin);
+            (first <= end && self::wall(offset, first) >= wall).then_some(first..=end)
+        })
     }
 
     fn end(&self) -> i64 {
@@ -220,6 +235,22 @@ impl Boots {
             wall: wall(boot.offset(stamp.at.0), stamp.at.0),
             quality: if known { ClockQuality::Synced } else { ClockQuality::Estimated },
         }
+    }
+
+    /// The stamps that count as `wall` or later, in order. Those of a boot that is not known are taken as of the one behind it, which they
+    /// came before: they count where all of that one does.
+    pub(super) fn spans_since(&self, wall: WallTime) -> Vec<RangeInclusive<Stamp>> {
+        let stamp = |boot, at| Stamp { boot, at: Monotonic(at) };
+        let (mut spans, mut next) = (Vec::new(), 0);
+        for boot in &self.list {
+            let number = boot.record.number;
+            if number > next && self.time(stamp(number, 0)).wall >= wall {
+                spans.push(stamp(next, 0)..=stamp(number - 1, u64::MAX));
+            }
+            next = number.saturating_add(1);
+            spans.extend(boot.since(wall).map(|at| stamp(number, *at.start())..=stamp(number, *at.end())));
+        }
+        spans
     }
 
     /// At least this much time has passed since `stamp`: time that the machine was off counts as none.
@@ -494,6 +525,14 @@ mod tests {
                 }
                 if let Some((_, after)) = stamps[at..].iter().find(|(stamp, _)| known(*stamp)) {
                     prop_assert!(time <= *after);
+                }
+            }
+            for wall in stamps.iter().step_by(5).flat_map(|(stamp, stored)| [boots.time(*stamp).wall.0, stored + 1]) {
+                let spans = boots.spans_since(WallTime(wall));
+                prop_assert!(spans.windows(2).all(|pair| pair[0].end() < pair[1].start()));
+                for (stamp, _) in &stamps {
+                    let counts = spans.iter().any(|span| span.contains(stamp));
+                    prop_assert_eq!(counts, boots.time(*stamp).wall.0 >= wall, "{:?} since {}", stamp, wall);
                 }
             }
         }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use super::block::{Block, BlockBuilder, Packer};
 use super::layout::{
-    EpochIndex, EpochStream, EpochTable, INDEX_STREAM, INDEX_VERSION, TABLE_BASE, TAG_DELETE, TAG_PUT, encode, key,
+    EpochIndex, EpochStream, EpochTable, INDEX_STREAM, INDEX_VERSION, SIGNATURES_STREAM, TABLE_BASE, TAG_DELETE,
+    TAG_PUT, encode, key,
 };
 use super::records::RawMessage;
+use super::signature::{self, Signatures};
 use super::store::StoreError;
 use super::tables::Place;
 
@@ -22,6 +24,7 @@ pub(super) struct Moved {
 #[derive(Default)]
 pub(super) struct Contents {
     pub(super) index: EpochIndex,
+    pub(super) signatures: Vec<Signatures>,
     pub(super) moved: Vec<Moved>,
     pub(super) bytes: u64,
 }
@@ -100,13 +103,19 @@ pub(super) fn put_block(
     put(key(epoch, entry.id, block.first_seq), block.value)
 }
 
-/// The last two keys of an epoch.
+/// The last keys of an epoch.
 pub(super) fn finish(
     epoch: u32,
     contents: &mut Contents,
     snapshot: &[u8],
+    seed: u64,
     put: &mut dyn FnMut([u8; 16], Vec<u8>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
+    if !contents.signatures.is_empty() {
+        let signatures = signature::encode(&contents.signatures, seed);
+        contents.bytes += signatures.len() as u64;
+        put(key(epoch, SIGNATURES_STREAM, 0), signatures)?;
+    }
     let index = encode(INDEX_VERSION, &contents.index);
     contents.bytes += (index.len() + snapshot.len()) as u64;
     put(key(epoch, INDEX_STREAM, 0), index)?;

@@ -2,6 +2,7 @@
 //! read to decide is asked for with [`Held::wanted`] and given with [`Held::learn`].
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::record::{LossReason, Stamp};
 use super::stream::{Discard, StreamLimits};
@@ -96,6 +97,18 @@ impl Held {
     /// The first piece that ends at or behind `seq`.
     pub(super) fn piece_at(&self, seq: u64) -> Option<Piece> {
         self.pieces.get(self.pieces.partition_point(|p| p.last < seq)).copied()
+    }
+
+    /// The piece that holds `seq`, or the hole around it.
+    pub(super) fn around(&self, seq: u64) -> Result<Piece, Range<u64>> {
+        let at = self.pieces.partition_point(|p| p.last < seq);
+        match self.pieces.get(at) {
+            Some(piece) if piece.first <= seq => Ok(*piece),
+            next => {
+                let before = at.checked_sub(1).and_then(|at| self.pieces.get(at));
+                Err(before.map_or(0, |p| p.last + 1)..next.map_or(u64::MAX, |p| p.first))
+            }
+        }
     }
 
     /// The frames up to `group`, and what an earlier epoch held just before them, became `epoch`.

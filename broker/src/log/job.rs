@@ -7,6 +7,7 @@ use super::classes::Class;
 use super::core::Core;
 use super::held::{Piece, Source};
 use super::plan::{BLOCK_TARGET_BYTES, epoch_bound};
+use super::signature;
 use super::staging::SlotId;
 use super::tail::TailFrame;
 
@@ -98,8 +99,11 @@ impl Job {
         let tables = if has_tables { 256 } else { 0 };
         let absorbed = if parts.len() > 1 { small(core) } else { 0 };
         let raw_bytes = tail.raw_bytes + absorbed;
-        let blocks = raw_bytes / BLOCK_TARGET_BYTES as u64 + cuts * (count + tables) + MAX_ABSORBED_BLOCKS as u64 + 2;
-        let index_bytes = snapshot.len() as u64 + 64 * (count + tables) + 10 * blocks;
+        let signed = raw_bytes / BLOCK_TARGET_BYTES as u64 + cuts * count;
+        let blocks = signed + cuts * tables + MAX_ABSORBED_BLOCKS as u64 + 2;
+        let signed = if absorbed > 0 { signed + MAX_ABSORBED_BLOCKS as u64 } else { signed };
+        let signatures = signature::bound(count, signed);
+        let index_bytes = snapshot.len() as u64 + 64 * (count + tables) + 10 * blocks + signatures;
         let bound = epoch_bound(raw_bytes, tail.records + absorbed / MIN_RAW_BYTES, blocks, index_bytes);
         Job { slot, frames, last_group, parts, snapshot, bound }
     }

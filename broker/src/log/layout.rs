@@ -53,6 +53,7 @@
 //! |---|---|---|
 //! | a stream's number | first in the block | block: [`BLOCK_VERSION`], postcard [`BlockHeader`], body |
 //! | [`TABLE_BASE`] + table | ordinal in the epoch | block of table records; tag 1 put, 2 delete; subject = key, payload = value |
+//! | [`SIGNATURES_STREAM`] | 0 | [`SIGNATURES_VERSION`], xxh3-64 of what follows (8 bytes, little endian, seeded with the seed in `FORMAT`), postcard list of [`StreamSignatures`]; missing in epochs of earlier builds and without messages |
 //! | [`INDEX_STREAM`] | 0 | [`INDEX_VERSION`], postcard [`EpochIndex`] |
 //! | [`INDEX_STREAM`] | 1 | [`SNAPSHOT_VERSION`], postcard [`Snapshot`] |
 //!
@@ -99,6 +100,9 @@ pub(super) const INDEX_VERSION: u8 = 1;
 /// Version of [`Snapshot`].
 pub(super) const SNAPSHOT_VERSION: u8 = 1;
 
+/// Version of the list of [`StreamSignatures`].
+pub(super) const SIGNATURES_VERSION: u8 = 1;
+
 /// Version of a note in `ends`.
 pub(super) const ENDS_VERSION: u8 = 1;
 /// Each of the two places in `ends`.
@@ -121,6 +125,8 @@ pub(super) const TAG_DELETE: u8 = 2;
 
 /// Streams are numbered below this; tables use the numbers from here on.
 pub(super) const TABLE_BASE: u32 = 0xFFFF_FE00;
+/// Holds the signatures of the blocks of an epoch. In front of the index, so that most damage to the one leaves the other whole.
+pub(super) const SIGNATURES_STREAM: u32 = u32::MAX - 1;
 /// Holds the index and the snapshot of an epoch: the last keys of the epoch.
 pub(super) const INDEX_STREAM: u32 = u32::MAX;
 
@@ -267,6 +273,22 @@ pub(super) struct EpochTable {
     pub(super) deletes: u64,
     /// First ordinal of each block, as differences.
     pub(super) blocks: Vec<u64>,
+}
+
+/// What the subjects in the blocks of a stream are, see `signature.rs`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StreamSignatures<'a> {
+    pub(super) id: u32,
+    #[serde(borrow)]
+    pub(super) blocks: Vec<BlockSignature<'a>>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BlockSignature<'a> {
+    /// First sequence of the block, minus that of the block before.
+    pub(super) step: u64,
+    pub(super) bits: &'a [u8],
 }
 
 /// Before the body of a block.

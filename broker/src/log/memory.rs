@@ -1,6 +1,7 @@
 //! Streams with `storage = "memory"`: a ring of messages, gone at restart. Pure.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -56,16 +57,10 @@ impl Ring {
 
     /// Appends; limits are applied by [`Ring::enforce`].
     pub(super) fn push(&mut self, stamp: Stamp, message: &NewMessage<'_>) -> u64 {
-        let mut all = Vec::with_capacity(message.subject.len() + message.headers.len() + message.payload.len());
-        all.extend_from_slice(message.subject);
-        all.extend_from_slice(message.headers);
-        all.extend_from_slice(message.payload);
-        let mut rest = Bytes::from(all);
-        let subject = rest.split_to(message.subject.len());
-        let headers = rest.split_to(message.headers.len());
         let seq = self.next;
         self.next += 1;
-        let stored = StoredMessage { seq: Seq(seq), stamp, subject, headers, payload: rest, tag: message.tag };
+        let NewMessage { subject, headers, payload, tag, .. } = *message;
+        let stored = StoredMessage::copied(Seq(seq), stamp, subject, headers, payload, tag);
         self.bytes += size(&stored);
         if self.limits.max_msgs_per_subject.is_some() {
             // A copy, so that the key does not keep the payload alive.
@@ -161,6 +156,12 @@ impl Ring {
 
     pub(super) fn first_stamp(&self) -> Option<Stamp> {
         self.list.front().map(|m| m.stamp)
+    }
+
+    /// Messages with these sequences.
+    pub(super) fn within(&self, range: &Range<u64>) -> impl DoubleEndedIterator<Item = &StoredMessage> {
+        let at = |seq: u64| self.list.partition_point(|m| m.seq.0 < seq);
+        self.list.range(at(range.start)..at(range.end.max(range.start)))
     }
 
     /// Messages from `from` on.

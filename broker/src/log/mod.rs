@@ -10,6 +10,7 @@
 //! | `core.rs`, `restore.rs` | the state behind one short lock, and how it comes back; `cursors.rs` its readers, `losses.rs` what was taken from them; `group.rs` what is being collected; `held.rs` what a stream holds; `tables.rs`, `subjects.rs`, `memory.rs` |
 //! | `boots.rs`, `clocks.rs` | what is known of the times of stamps, and where it comes from |
 //! | `writer.rs`, `sealer.rs` | the two threads, `pulse.rs` whether the first still turns, `wear.rs` what they write; `room.rs` what the second does to make room, `plan.rs` and `classes.rs` what goes first; `job.rs`, `epoch.rs` what an epoch is made of |
+//! | `query.rs`, `page.rs`, `filter.rs`, `signature.rs` | pages of what somebody asks for, and the blocks that need not be read for it |
 //! | `read.rs`, `open.rs`, `verify.rs` | reading, opening and recovery, looking for damage without changing anything |
 //! | `frame.rs`, `records.rs`, `block.rs` | bytes; pure |
 //! | `format.rs`, `staging.rs`, `ends.rs`, `drops.rs` (both in `notes.rs`), `store.rs`, `quarantine.rs`, `disk.rs` | files; fjall is named in `store.rs` only |
@@ -28,6 +29,7 @@ mod disk;
 mod drops;
 mod ends;
 mod epoch;
+mod filter;
 mod format;
 mod frame;
 #[cfg(feature = "fuzzing")]
@@ -42,9 +44,11 @@ mod losses;
 mod memory;
 mod notes;
 mod open;
+mod page;
 mod plan;
 mod pulse;
 mod quarantine;
+mod query;
 mod read;
 mod record;
 mod records;
@@ -54,6 +58,7 @@ mod room;
 mod scan;
 mod sealer;
 mod shared;
+mod signature;
 mod staging;
 mod store;
 mod stream;
@@ -68,7 +73,9 @@ mod writer;
 
 pub use classes::{MAX_CLASSES, retention_classes};
 pub use disk::allocated;
+pub use filter::{FilterError, SubjectFilter};
 pub use format::holds_log;
+pub use query::{Order, Page, Query};
 pub use record::{Entry, GapReason, Item, LossReason, NewMessage, Stamp, StoredMessage, TableId, Ticket};
 pub use report::{DamagedPlace, LogStats, LossEntry, OpenError, OpenReport, ReadBatch, ReadError, StreamInfo};
 pub use stream::{Discard, Priority, Seq, Storage, StreamConfig, StreamId, StreamLimits, StreamState, StreamUid};

@@ -86,7 +86,7 @@ pub(super) const BLOCK_TARGET_BYTES: usize = 24 << 10;
 
 /// The most that the file of an epoch can take: blocks stored uncompressed, and for each block its key twice, header, checksum,
 /// index entry and padding (under 256 bytes), the records' time differences (which may be longer in a block than in a frame), the
-/// index and the snapshot, and lsm-tree's own sections and the rounding to 4 KiB.
+/// index, the signatures and the snapshot, and lsm-tree's own sections and the rounding to 4 KiB.
 pub(super) fn epoch_bound(raw_bytes: u64, records: u64, blocks: u64, index_bytes: u64) -> u64 {
     (raw_bytes + 10 * records + 256 * blocks + index_bytes + (32 << 10)).next_multiple_of(4096)
 }
@@ -220,7 +220,9 @@ mod tests {
         #[test]
         fn the_smallest_budget_holds_everything_that_is_fixed(budget in MIN_BUDGET..=(1u64 << 45)) {
             let sizes = sizes(budget);
-            let epoch = epoch_bound(sizes.epoch_raw_bytes + sizes.group_bytes as u64, 50_000, 400, 1 << 20);
+            let signatures = super::super::signature::bound(400, 400);
+            let raw_bytes = sizes.epoch_raw_bytes + sizes.group_bytes as u64;
+            let epoch = epoch_bound(raw_bytes, 50_000, 400, (1 << 20) + signatures);
             prop_assert!(2 * sizes.slot_bytes + sizes.reserve_bytes + 4 * epoch + manifest_bound(100) <= budget);
         }
     }

@@ -1,5 +1,7 @@
 //! Reading: finds where a stream continues, unpacks one block or frame at a time without the lock, and says what is missing.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::held::{Piece, Source};
@@ -13,7 +15,7 @@ use super::{ReadBatch, ReadError};
 use crate::clock::Monotonic;
 
 /// A piece that moved is looked for again this often; it can move only when an epoch is written or dropped.
-const MAX_LOOKS: u32 = 1000;
+pub(super) const MAX_LOOKS: u32 = 1000;
 
 /// A batch being filled.
 struct Filling<'a> {
@@ -33,29 +35,16 @@ impl Filling<'_> {
 
     /// Everything up to `end` is missing.
     fn missing(&mut self, end: u64) {
-        let core = self.shared.lock();
-        let stream = core.stream(self.id);
-        while self.at < end {
-            let (reason, until) = if self.at <= stream.purged {
-                (GapReason::Purge, stream.purged + 1)
-            } else if let Some(&(_, last)) = stream.damage.iter().find(|d| (d.0..=d.1).contains(&self.at)) {
-                (GapReason::Damage, last + 1)
-            } else {
-                let next = stream.damage.iter().map(|d| d.0).filter(|first| *first > self.at).min();
-                (GapReason::Retention, next.unwrap_or(end))
-            };
-            let last = until.min(end) - 1;
+        for (first, end, why) in self.shared.gaps(self.id, self.at..end) {
             match self.items.last_mut() {
-                Some(Item::Gap { last: before, reason: same, .. }) if *same == reason && before.0 + 1 == self.at => {
-                    *before = Seq(last);
-                }
+                Some(Item::Gap { last, reason, .. }) if *reason == why && last.0 + 1 == first => *last = Seq(end),
                 _ => {
-                    self.items.push(Item::Gap { first: Seq(self.at), last: Seq(last), reason });
+                    self.items.push(Item::Gap { first: Seq(first), last: Seq(end), reason: why });
                     self.msgs_left = self.msgs_left.saturating_sub(1);
                 }
             }
-            self.at = last + 1;
         }
+        self.at = self.at.max(end);
     }
 
     /// A message, and that everything before it is missing. False if the batch was full before it.
@@ -229,23 +218,43 @@ impl Shared {
     }
 
     fn next_in_piece(&self, filling: &Filling<'_>, last: u64) -> u64 {
-        let source = self.lock().stream(filling.id).held.piece_at(filling.at).map(|p| p.source);
-        match source {
-            Some(Source::Epoch(epoch)) => self.behind_block(epoch, filling.id.0, filling.at).unwrap_or(last + 1),
-            _ => last + 1,
-        }
+        let piece = self.lock().stream(filling.id).held.piece_at(filling.at);
+        piece.map_or(last + 1, |piece| self.block_behind(&Piece { last, ..piece }, filling.id.0, filling.at))
     }
 
     fn damaged(&self, filling: &mut Filling<'_>, end: u64) {
-        let first = filling.at;
-        {
-            let mut core = self.lock();
-            if core.stream_mut(filling.id).note_damage(first, end - 1) {
-                core.metas.push_back(Meta::Damage { stream: filling.id.0, first, last: end - 1 });
-                core.counters.damaged_msgs += end - first;
-            }
-        }
+        self.note_damage(filling.id, filling.at..end);
         filling.missing(end);
+    }
+
+    /// Remembers that a part of a stream cannot be read.
+    pub(super) fn note_damage(&self, id: StreamId, range: Range<u64>) {
+        let mut core = self.lock();
+        if !range.is_empty() && core.stream_mut(id).note_damage(range.start, range.end - 1) {
+            core.metas.push_back(Meta::Damage { stream: id.0, first: range.start, last: range.end - 1 });
+            core.counters.damaged_msgs += range.end - range.start;
+        }
+    }
+
+    /// Why nothing of `range` is there: ranges, both ends included, in order.
+    pub(super) fn gaps(&self, id: StreamId, range: Range<u64>) -> Vec<(u64, u64, GapReason)> {
+        let core = self.lock();
+        let stream = core.stream(id);
+        let (mut at, mut gaps) = (range.start, Vec::new());
+        while at < range.end {
+            let (reason, end) = if at <= stream.purged {
+                (GapReason::Purge, stream.purged + 1)
+            } else if let Some(&(_, last)) = stream.damage.iter().find(|d| (d.0..=d.1).contains(&at)) {
+                (GapReason::Damage, last + 1)
+            } else {
+                let next = stream.damage.iter().map(|d| d.0).filter(|first| *first > at).min();
+                (GapReason::Retention, next.unwrap_or(range.end))
+            };
+            let end = end.min(range.end);
+            gaps.push((at, end - 1, reason));
+            at = end;
+        }
+        gaps
     }
 
     /// See `Log::table_get`.

@@ -79,6 +79,16 @@ pub struct StoredMessage {
     pub tag: u8,
 }
 
+impl StoredMessage {
+    /// One with bytes of its own, in one piece of memory.
+    pub(super) fn copied(seq: Seq, stamp: Stamp, subject: &[u8], headers: &[u8], payload: &[u8], tag: u8) -> Self {
+        let mut payload = Bytes::from([subject, headers, payload].concat());
+        let subject = payload.split_to(subject.len());
+        let headers = payload.split_to(headers.len());
+        StoredMessage { seq, stamp, subject, headers, payload, tag }
+    }
+}
+
 /// Why sequences are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GapReason {

@@ -17,6 +17,7 @@ use super::plan::{
 };
 use super::quarantine;
 use super::sealer::{RETRY, Sealer, note_epoch};
+use super::signature;
 use super::store::StoreError;
 use super::tables::Place;
 use super::wear::{manifest, pages};
@@ -31,8 +32,10 @@ impl Sealer {
         core.counters.disk_used = used;
         let facts = facts(&core);
         let raw_max = core.sizes.epoch_raw_bytes + core.sizes.group_bytes as u64;
-        let index_max = 16_384 + 128 * (core.streams.len() + core.cursors.len()) as u64;
-        let epoch_max = epoch_bound(raw_max, raw_max / 64, raw_max / BLOCK_TARGET_BYTES as u64 + 64, index_max);
+        let blocks_max = raw_max / BLOCK_TARGET_BYTES as u64 + 64;
+        let streams = core.streams.len() as u64;
+        let index_max = 16_384 + 128 * (streams + core.cursors.len() as u64) + signature::bound(streams, blocks_max);
+        let epoch_max = epoch_bound(raw_max, raw_max / 64, blocks_max, index_max);
         let full = protected_full(used, &facts, epoch_max, budget);
         if full && !core.disk_full {
             warn!("streams that discard nothing fill the disk; appends to them are refused");
@@ -229,7 +232,7 @@ impl Sealer {
         contents.index.last_group = last_group;
         self.shared.store.ingest(|put| {
             writer.finish(epoch, &mut packer, &mut contents, put)?;
-            finish(epoch, &mut contents, &snapshot, put)
+            finish(epoch, &mut contents, &snapshot, self.shared.seed, put)
         })?;
         let disk_bytes = self.shared.store.epoch_bytes(epoch)?;
         let mut core = self.shared.lock();

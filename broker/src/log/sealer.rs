@@ -13,6 +13,7 @@ use super::job::{Job, MAX_ABSORBED_BLOCKS, Part, Staged};
 use super::layout::{EpochStream, key};
 use super::records::{FrameRecords, RawMessage, Record};
 use super::shared::Shared;
+use super::signature::Signer;
 use super::staging::SlotId;
 use super::store::StoreError;
 use super::stream::StreamId;
@@ -205,7 +206,7 @@ impl Sealer {
         if part.has_tables {
             self.write_tables(job, what.epoch, &mut packer, contents, put)?;
         }
-        finish(what.epoch, contents, &job.snapshot, put)
+        finish(what.epoch, contents, &job.snapshot, self.shared.seed, put)
     }
 
     fn write_round(
@@ -217,7 +218,7 @@ impl Sealer {
         put: Put<'_>,
     ) -> Result<(), StoreError> {
         let epoch = what.epoch;
-        let mut builders: Vec<Building> = round.iter().map(|s| Building::new(s.id)).collect();
+        let mut builders: Vec<Building> = round.iter().map(|s| Building::new(s.id, self.shared.seed)).collect();
         let alone = round.len() == 1;
         for (taken, blocks) in what.absorbed.iter().flat_map(|a| &a.streams) {
             let Ok(at) = round.binary_search_by_key(&taken.id, |s| s.id) else { continue };
@@ -247,10 +248,12 @@ impl Sealer {
             }
         }
         for mut building in builders {
-            building.done.extend(building.builder.finish(packer));
+            let last = building.builder.finish(packer);
+            building.complete(last);
             building.put(epoch, contents, put)?;
             if building.entry.msgs > 0 {
                 contents.index.streams.push(building.entry);
+                contents.signatures.push(building.signer.finish());
             }
         }
         Ok(())
@@ -330,13 +333,14 @@ impl Sealer {
 struct Building {
     entry: EpochStream,
     builder: BlockBuilder,
+    signer: Signer,
     done: Vec<Block>,
 }
 
 impl Building {
-    fn new(id: u32) -> Building {
+    fn new(id: u32, seed: u64) -> Building {
         let entry = EpochStream { id, ..EpochStream::default() };
-        Building { entry, builder: BlockBuilder::default(), done: Vec::new() }
+        Building { entry, builder: BlockBuilder::default(), signer: Signer::new(id, seed), done: Vec::new() }
     }
 
     fn push(&mut self, packer: &mut Packer, boot: u32, message: &RawMessage<'_>) {
@@ -347,7 +351,16 @@ impl Building {
         entry.last = message.seq;
         entry.msgs += 1;
         entry.bytes += message.bytes();
-        self.done.extend(self.builder.push(packer, boot, message));
+        let before = self.builder.push(packer, boot, message);
+        self.complete(before);
+        self.signer.add(message.subject);
+    }
+
+    fn complete(&mut self, block: Option<Block>) {
+        if let Some(block) = &block {
+            self.signer.end_block(block.first_seq);
+        }
+        self.done.extend(block);
     }
 
     /// Puts the blocks that are complete.

@@ -13,7 +13,7 @@ use super::core::Core;
 use super::drops::Drops;
 use super::ends::Ends;
 use super::frame::unpack;
-use super::held::{Head, Source, Wanted};
+use super::held::{Head, Piece, Source, Wanted};
 use super::layout::{EpochIndex, INDEX_STREAM, INDEX_VERSION, TABLE_BASE, decode, key};
 use super::pulse::Pulse;
 use super::record::Stamp;
@@ -175,6 +175,29 @@ impl Shared {
         let first = firsts.take_while(|first| *first <= seq).last()?;
         let value = self.store.value(&key(epoch, stream, first)).ok()??;
         OpenBlock::open(first, &value)
+    }
+
+    /// Where in a piece the block behind the one that holds `seq` begins, or where the piece ends.
+    pub(super) fn block_behind(&self, piece: &Piece, stream: u32, seq: u64) -> u64 {
+        let found = match piece.source {
+            Source::Epoch(epoch) => self.behind_block(epoch, stream, seq),
+            Source::Frame(_) => None,
+        };
+        found.unwrap_or(piece.last + 1).min(piece.last + 1)
+    }
+
+    /// Where in a piece the block that holds `seq` begins; where the piece does, if nobody knows.
+    pub(super) fn block_begin(&self, piece: &Piece, stream: u32, seq: u64) -> u64 {
+        let found = match piece.source {
+            Source::Epoch(epoch) => self.epoch_index(epoch).ok().flatten(),
+            Source::Frame(_) => None,
+        };
+        let entry = found.and_then(|index| index.streams.into_iter().find(|s| s.id == stream)).unwrap_or_default();
+        let firsts = entry.blocks.iter().scan(0, |first, step| {
+            *first += step;
+            Some(*first)
+        });
+        firsts.take_while(|first| *first <= seq).last().unwrap_or(piece.first).max(piece.first)
     }
 
     /// Where the block behind the one that holds `seq` begins, from the directory of the epoch.

@@ -1,7 +1,7 @@
 //! The epochs on disk. The only file that names fjall, lsm-tree and its container format sfa; it uses bulk ingestion, range reads and whole-table drops, and never
 //! their journal, memtables, snapshots or compaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -13,9 +13,9 @@ use fjall::config::{
     BlockSizePolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, PartitioningPolicy, PinningPolicy,
 };
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, SeqNo};
-use lsm_tree::{Checksum, Guard, Table};
+use lsm_tree::{Checksum, Table, UserKey};
 
-use super::layout::key;
+use super::layout::{key, key_seq};
 
 const KEYSPACE: &str = "epochs";
 
@@ -83,7 +83,10 @@ pub(super) struct Store {
     epochs: Keyspace,
     _database: Database,
     dir: PathBuf,
-    /// Readers share it while they have tables open; a drop takes it alone, so that a dropped file is gone when the drop returns.
+    /// The tables by epoch; an ingestion of an epoch makes one. Readers find them here: the tree locks its own list for as long as the
+    /// manifest of a new or a dropped epoch takes to be synced.
+    tables: RwLock<BTreeMap<u32, Table>>,
+    /// Readers share it while they have a table open; a drop waits for those before it, so that a dropped file is gone when the drop returns.
     lease: RwLock<()>,
 }
 
@@ -141,7 +144,10 @@ impl Store {
         shrink_journals(dir)?;
         // fjall syncs what is in the folders it makes, and not in every case the folder that names them.
         sync_folders(dir)?;
-        Ok(Store { epochs, _database: database, dir: dir.to_owned(), lease: RwLock::new(()) })
+        let (tables, lease) = (RwLock::default(), RwLock::default());
+        let store = Store { epochs, _database: database, dir: dir.to_owned(), tables, lease };
+        store.list_tables();
+        Ok(store)
     }
 
     /// Writes an epoch: `fill` gives keys in ascending order to the function it gets. All or nothing, durable on return.
@@ -152,12 +158,21 @@ impl Store {
         let mut ingestion = self.epochs.start_ingestion()?;
         fill(&mut |key, value| Ok(ingestion.write(&key[..], value)?))?;
         ingestion.finish()?;
+        self.list_tables();
         self.forget_old_versions()
+    }
+
+    fn list_tables(&self) {
+        let version = self.epochs.tree.current_version();
+        let tables = version.iter_tables().filter_map(|table| Some((epoch_of(table)?, table.clone()))).collect();
+        *self.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
     }
 
     /// Removes an epoch; its file is gone on return.
     pub(super) fn drop_epoch(&self, epoch: u32) -> Result<(), StoreError> {
-        let _alone = self.lease.write().unwrap_or_else(PoisonError::into_inner);
+        drop(self.tables.write().unwrap_or_else(PoisonError::into_inner).remove(&epoch));
+        // Whoever reads from now on does not find it; whoever found it before is done when this returns.
+        drop(self.lease.write().unwrap_or_else(PoisonError::into_inner));
         self.epochs.tree.drop_range(key(epoch, 0, 0)..=key(epoch, u32::MAX, u64::MAX))?;
         self.forget_old_versions()
     }
@@ -172,9 +187,7 @@ impl Store {
     pub(super) fn epochs(&self) -> Result<Vec<(u32, u64)>, StoreError> {
         let mut found = Vec::new();
         for table in self.epochs.tree.current_version().iter_tables() {
-            let first = table.metadata.key_range.min();
-            let number = first.get(..4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
-            let number = number.ok_or_else(|| StoreError::Damaged("key of an unknown shape".into()))?;
+            let number = epoch_of(table).ok_or_else(|| StoreError::Damaged("key of an unknown shape".into()))?;
             found.push((number, fs::metadata(&*table.path)?.blocks() * 512));
         }
         found.sort_unstable();
@@ -214,18 +227,29 @@ impl Store {
 
     /// The value of a key.
     pub(super) fn value(&self, key: &[u8; 16]) -> Result<Option<Vec<u8>>, StoreError> {
-        let _lease = self.lease.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(self.epochs.tree.get(key, SeqNo::MAX)?.map(|v| v.to_vec()))
+        Ok(self.last_in(key, key)?.map(|(_, value)| value))
     }
 
     /// The block that holds `seq`, or would hold it: the last one that begins at or before it. Its first sequence and value.
     pub(super) fn block_at(&self, epoch: u32, stream: u32, seq: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
-        let _lease = self.lease.read().unwrap_or_else(PoisonError::into_inner);
-        let range = key(epoch, stream, 0)..=key(epoch, stream, seq);
-        let Some(found) = self.epochs.tree.range(range, SeqNo::MAX, None).next_back() else { return Ok(None) };
-        let (key, value) = found.into_inner()?;
-        Ok(super::layout::key_seq(&key).map(|first| (first, value.to_vec())))
+        let found = self.last_in(&key(epoch, stream, 0), &key(epoch, stream, seq))?;
+        Ok(found.and_then(|(key, value)| Some((key_seq(&key)?, value))))
     }
+
+    /// The last key of `first..=last` in an epoch, and its value.
+    fn last_in(&self, first: &[u8; 16], last: &[u8; 16]) -> Result<Option<(UserKey, Vec<u8>)>, StoreError> {
+        let [a, b, c, d, ..] = *first;
+        let _lease = self.lease.read().unwrap_or_else(PoisonError::into_inner);
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(table) = tables.get(&u32::from_be_bytes([a, b, c, d])).cloned() else { return Ok(None) };
+        drop(tables);
+        let found = table.range(UserKey::from(&first[..])..=UserKey::from(&last[..])).next_back().transpose()?;
+        Ok(found.map(|found| (found.key.user_key, found.value.to_vec())))
+    }
+}
+
+fn epoch_of(table: &Table) -> Option<u32> {
+    table.metadata.key_range.min().get(..4)?.try_into().ok().map(u32::from_be_bytes)
 }
 
 /// What [`salvage`] found.
@@ -423,6 +447,20 @@ mod tests {
                 Ok(())
             })
             .expect("ingest");
+    }
+
+    #[test]
+    fn a_reader_does_not_wait_while_an_epoch_is_written_or_dropped() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let store = Store::open(&dir.path().join("store")).expect("open");
+        for epoch in 1..=3 {
+            write(&store, epoch, &[(0, 10, 1), (0, 20, 2)]);
+        }
+        // As it is for as long as a manifest takes to be synced.
+        let _manifest = store.epochs.tree.get_version_history_lock();
+        assert_eq!(store.block_at(2, 0, 19).expect("read").expect("there").0, 10);
+        assert!(store.value(&key(3, 0, 20)).expect("read").is_some());
+        assert!(store.value(&key(4, 0, 20)).expect("read").is_none());
     }
 
     #[test]

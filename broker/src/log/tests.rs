@@ -11,6 +11,7 @@ mod classes;
 mod clocks;
 mod drops;
 mod model;
+mod queries;
 mod recovery;
 mod retention;
 mod wide;

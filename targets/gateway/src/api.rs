@@ -2,10 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use headwater_broker::log::{GapReason, Item, Seq, StoredMessage};
+use headwater_broker::clock::WallTime;
+use headwater_broker::config::Span;
+use headwater_broker::log::{GapReason, Item, Order, Query, Seq, StoredMessage, SubjectFilter};
 use headwater_broker::mqtt::properties::decode_stored;
-use headwater_sync::encode::rfc3339;
+use headwater_broker::subject;
+use headwater_sync::encode::{parse_rfc3339, rfc3339};
 use serde::Serialize;
 
 use crate::base64;
@@ -23,7 +27,7 @@ const MAX_PAGE_MSGS: usize = 1_000;
 const MAX_PAGE_BYTES: usize = 256 << 10;
 
 const INDEX: &str = "Headwater\n\n/healthz\n/readyz\n/metrics\n/api/v1/status\n/api/v1/clients\n/api/v1/streams\n\
-                     /api/v1/streams/NAME\n/api/v1/streams/NAME/messages?from=SEQ&limit=N\n/api/v1/losses\n/api/v1/uplinks\n";
+                     /api/v1/streams/NAME\n/api/v1/streams/NAME/messages?from=SEQ&limit=N&order=asc|desc&topic=FILTER|subject=FILTER&since=TIME\n/api/v1/losses\n/api/v1/uplinks\n";
 
 /// Answers for a gateway.
 #[derive(Debug)]
@@ -81,8 +85,8 @@ impl Api {
             "messages" if !self.may_read(request.peer) => {
                 text(403, "messages are shown to this machine only: http.remote_messages = true changes that\n")
             }
-            "messages" => match Range::parse(&request.query) {
-                Ok(range) => self.messages(name, range).await,
+            "messages" => match Asked::parse(&request.query) {
+                Ok(asked) => self.messages(name, asked).await,
                 Err(why) => text(400, &why),
             },
             _ => text(404, "there is no such page; / lists them\n"),
@@ -93,10 +97,10 @@ impl Api {
         self.0.config.http.remote_messages || peer.ip().to_canonical().is_loopback()
     }
 
-    async fn messages(&self, name: String, range: Range) -> Answer {
+    async fn messages(&self, name: String, asked: Asked) -> Answer {
         let gateway = Arc::clone(&self.0);
         // Reads the disk, which may take its time.
-        let read = tokio::task::spawn_blocking(move || read(&gateway, name, range));
+        let read = tokio::task::spawn_blocking(move || read(&gateway, name, asked));
         match read.await {
             Ok(Ok(page)) => json(&page),
             Ok(Err(why)) => text(500, &format!("{why}\n")),
@@ -105,11 +109,42 @@ impl Api {
     }
 }
 
-fn read(gateway: &Gateway, name: String, range: Range) -> Result<Page, String> {
-    let id = gateway.log.stream(&name).ok_or_else(|| format!("there is no stream \"{name}\""))?;
-    let batch = gateway.log.read(id, range.from, range.limit, MAX_PAGE_BYTES).map_err(|e| e.to_string())?;
-    let mut page = Page { stream: name, next: batch.next.0, ..Page::default() };
-    for item in batch.items {
+fn read(gateway: &Gateway, name: String, asked: Asked) -> Result<Page, String> {
+    let log = &gateway.log;
+    let id = log.stream(&name).ok_or_else(|| format!("there is no stream \"{name}\""))?;
+    let since = match asked.since {
+        Some(Since::Time(time)) => Some(time),
+        Some(Since::Ago(span)) => {
+            let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+            Some(WallTime(log.now().wall.0.saturating_sub(nanos)))
+        }
+        None => None,
+    };
+    let mut query = Query {
+        filter: asked.filter,
+        order: asked.order,
+        max_msgs: asked.limit,
+        max_bytes: MAX_PAGE_BYTES,
+        ..Query::default()
+    };
+    match asked.order {
+        Order::Forward => query.first = asked.from,
+        Order::Backward => query.last = Some(asked.from).filter(|from| *from > Seq(0)),
+    }
+    if let Some(since) = since {
+        let first = log.first_at(id, since).map_err(|e| e.to_string())?;
+        query.first = query.first.max(first.unwrap_or_else(|| log.state(id).last.next()));
+    }
+    let found = log.page(id, &query).map_err(|e| e.to_string())?;
+    let mut page = Page {
+        stream: name,
+        next: found.next.0,
+        more: found.more,
+        blocks_read: found.blocks_read,
+        blocks_skipped: found.blocks_skipped,
+        ..Page::default()
+    };
+    for item in found.items {
         match item {
             Item::Message(message) => page.messages.push(shown(gateway, &message)),
             Item::Gap { first, last, reason } => {
@@ -146,26 +181,71 @@ fn shown(gateway: &Gateway, message: &StoredMessage) -> Message {
 }
 
 /// Which messages are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Range {
+#[derive(Clone, Debug, PartialEq)]
+struct Asked {
+    /// The first, or with the newest first the last; 0 for the one at that end.
     from: Seq,
     limit: usize,
+    filter: Option<SubjectFilter>,
+    since: Option<Since>,
+    order: Order,
 }
 
-impl Range {
-    fn parse(query: &str) -> Result<Range, String> {
-        let mut range = Range { from: Seq(0), limit: DEFAULT_PAGE_MSGS };
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Since {
+    Time(WallTime),
+    Ago(Duration),
+}
+
+impl Asked {
+    fn parse(query: &str) -> Result<Asked, String> {
+        let mut asked =
+            Asked { from: Seq(0), limit: DEFAULT_PAGE_MSGS, filter: None, since: None, order: Order::Forward };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let wrong = || format!("{name}: expected a whole number, found \"{value}\"\n");
-            match name {
-                "from" => range.from = Seq(value.parse().map_err(|_| wrong())?),
-                "limit" => range.limit = value.parse().map_err(|_| wrong())?,
-                _ => return Err(format!("unknown parameter \"{name}\": expected from or limit\n")),
+            let value = unescaped(value);
+            let wrong = |expected: &str| format!("{name}: expected {expected}, found \"{value}\"\n");
+            let number = || wrong("a whole number");
+            let filter = match name {
+                "from" => {
+                    asked.from = Seq(value.parse().map_err(|_| number())?);
+                    continue;
+                }
+                "limit" => {
+                    asked.limit = value.parse().map_err(|_| number())?;
+                    continue;
+                }
+                "order" => {
+                    asked.order = match value.as_str() {
+                        "asc" => Order::Forward,
+                        "desc" => Order::Backward,
+                        _ => return Err(wrong("asc or desc")),
+                    };
+                    continue;
+                }
+                "since" => {
+                    let ago = || Span::parse(&value).ok().map(|span| Since::Ago(span.0));
+                    let since = parse_rfc3339(&value).map(Since::Time).or_else(ago);
+                    let expected = "a time such as 2026-05-01T12:00:00Z, or how long ago, such as 10m";
+                    asked.since = Some(since.ok_or_else(|| wrong(expected))?);
+                    continue;
+                }
+                "topic" => SubjectFilter::new(value.clone()).map_err(|why| why.to_string()),
+                "subject" => subject::filter(&value)
+                    .map_err(|why| format!("it {why}"))
+                    .and_then(|filter| SubjectFilter::new(filter.as_bytes().clone()).map_err(|why| why.to_string())),
+                _ => {
+                    let known = "from, limit, topic, subject, since or order";
+                    return Err(format!("unknown parameter \"{name}\": expected {known}\n"));
+                }
+            };
+            if asked.filter.is_some() {
+                return Err("topic and subject: only one of them can be asked for, and once\n".to_owned());
             }
+            asked.filter = Some(filter.map_err(|why| format!("{name} \"{value}\": {why}\n"))?);
         }
-        range.limit = range.limit.clamp(1, MAX_PAGE_MSGS);
-        Ok(range)
+        asked.limit = asked.limit.clamp(1, MAX_PAGE_MSGS);
+        Ok(asked)
     }
 }
 
@@ -190,7 +270,7 @@ fn json<T: Serialize>(value: &T) -> Answer {
     }
 }
 
-/// A part of a path with its `%` sequences resolved; a broken one stays as it is, and names no stream then.
+/// A part of a path or query with its `%` sequences resolved; a broken one stays as it is. A `+` is a `+`: topics have them.
 fn unescaped(part: &str) -> String {
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.as_bytes();
@@ -215,11 +295,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_is_bounded_and_a_wrong_one_refused() {
-        assert_eq!(Range::parse(""), Ok(Range { from: Seq(0), limit: 100 }));
-        assert_eq!(Range::parse("from=7&limit=9999999"), Ok(Range { from: Seq(7), limit: 1_000 }));
-        assert!(Range::parse("from=-1").is_err());
-        assert!(Range::parse("form=1").is_err_and(|why| why.contains("form")));
+    fn what_is_asked_for_is_bounded_and_what_is_wrong_is_named() {
+        let plain = Asked { from: Seq(0), limit: 100, filter: None, since: None, order: Order::Forward };
+        assert_eq!(Asked::parse(""), Ok(plain.clone()));
+        let asked = Asked::parse("from=7&limit=9999999&order=desc&since=10m&topic=a/%2B/%23");
+        let filter = SubjectFilter::new("a/+/#").ok();
+        let since = Some(Since::Ago(Duration::from_secs(600)));
+        assert_eq!(asked, Ok(Asked { from: Seq(7), limit: 1_000, filter, since, order: Order::Backward }));
+        let asked = Asked::parse("subject=a.*.b&since=1970-01-01T00:00:05Z");
+        let filter = SubjectFilter::new("a/+/b").ok();
+        assert_eq!(asked, Ok(Asked { filter, since: Some(Since::Time(WallTime(5_000_000_000))), ..plain }));
+        for (query, part) in [
+            ("from=-1", "from: expected a whole number"),
+            ("limit=", "limit: expected a whole number"),
+            ("form=1", "unknown parameter \"form\""),
+            ("order=up", "order: expected asc or desc"),
+            ("since=yesterday", "since: expected a time"),
+            ("since=-5m", "since: expected a time"),
+            ("topic=a%23", "topic \"a#\": a + must be a level of its own"),
+            ("topic=", "topic \"\": a filter cannot be empty"),
+            ("subject=a..b", "subject \"a..b\": it is empty"),
+            ("subject=a.>.b", "subject \"a.>.b\": it has a misplaced wildcard"),
+            ("topic=a&subject=a", "only one of them"),
+        ] {
+            assert!(Asked::parse(query).is_err_and(|why| why.contains(part)), "{query}: {:?}", Asked::parse(query));
+        }
     }
 
     #[test]

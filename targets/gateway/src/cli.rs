@@ -90,15 +90,31 @@ pub(crate) enum StreamCommand {
     Tail {
         /// The stream.
         stream: String,
-        /// How many messages to show at first.
-        #[arg(short = 'n', default_value_t = 10, value_name = "COUNT")]
-        count: u64,
+        /// How many messages to show at first [default: 10; with --since, all]
+        #[arg(short = 'n', value_name = "COUNT")]
+        count: Option<u64>,
+        #[command(flatten)]
+        select: SelectArgs,
         /// Go on with new messages as they are stored.
         #[arg(long, short)]
         follow: bool,
         #[command(flatten)]
         query: QueryArgs,
     },
+}
+
+/// Which messages of a stream.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct SelectArgs {
+    /// Only messages whose topic this MQTT filter takes, such as "plant/+/alarm" or "plant/#".
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) topic: Option<String>,
+    /// The same with a subject as the hub knows it, such as "plant.*.alarm" or "plant.>".
+    #[arg(long, value_name = "FILTER", conflicts_with = "topic")]
+    pub(crate) subject: Option<String>,
+    /// Only messages stored since then: a time such as 2026-05-01T12:00:00Z, or how long ago, such as 10m.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::cli::{QueryArgs, SettingsArgs, StreamCommand, UplinkCommand};
+use crate::cli::{QueryArgs, SelectArgs, SettingsArgs, StreamCommand, UplinkCommand};
 use crate::failure::Failure;
 use crate::out::say;
 use crate::show;
@@ -14,6 +14,8 @@ use crate::{http, settings};
 
 /// How often a followed stream is asked for more.
 const FOLLOW_EVERY: Duration = Duration::from_millis(250);
+/// Messages that `tail` shows at first.
+const DEFAULT_TAIL: u64 = 10;
 /// Messages asked for at once.
 const PAGE_MSGS: u64 = 500;
 
@@ -37,7 +39,9 @@ pub(crate) fn stream(command: &StreamCommand) -> Result<(), Failure> {
         }
         StreamCommand::Losses { stream, query } => losses(&Broker::new(query)?, stream.as_deref()),
         StreamCommand::Get { stream, seq, query } => get(&Broker::new(query)?, stream, *seq),
-        StreamCommand::Tail { stream, count, follow, query } => tail(&Broker::new(query)?, stream, *count, *follow),
+        StreamCommand::Tail { stream, count, select, follow, query } => {
+            tail(&Broker::new(query)?, stream, *count, select, *follow)
+        }
     }
 }
 
@@ -66,12 +70,24 @@ fn get(broker: &Broker, stream: &str, seq: u64) -> Result<(), Failure> {
     }
 }
 
-fn tail(broker: &Broker, stream: &str, count: u64, follow: bool) -> Result<(), Failure> {
+fn tail(broker: &Broker, stream: &str, count: Option<u64>, select: &SelectArgs, follow: bool) -> Result<(), Failure> {
     let info: Stream = broker.ask(&stream_path(stream))?;
-    let mut next = info.first_seq.max((info.last_seq + 1).saturating_sub(count));
-    let end = info.last_seq;
+    let (filter, end) = (filter(select), info.last_seq);
+    let since = select.since.as_ref().map(|since| format!("&since={}", escaped(since)));
+    let mut next = match (count, &since) {
+        (None, Some(_)) => 0,
+        (count, None) if filter.is_empty() => {
+            info.first_seq.max((end + 1).saturating_sub(count.unwrap_or(DEFAULT_TAIL)))
+        }
+        (count, _) => {
+            let also = filter.clone() + since.as_deref().unwrap_or_default();
+            newest(broker, stream, &also, count.unwrap_or(DEFAULT_TAIL), end)?
+        }
+    };
+    // Said once: what comes later was stored later.
+    let mut also = filter.clone() + since.as_deref().filter(|_| count.is_none()).unwrap_or_default();
     loop {
-        let page: Page = broker.ask(&messages_path(stream, next, PAGE_MSGS))?;
+        let page: Page = broker.ask(&(messages_path(stream, next, PAGE_MSGS) + &also))?;
         for gap in &page.gaps {
             broker.say_gap(gap)?;
         }
@@ -80,6 +96,7 @@ fn tail(broker: &Broker, stream: &str, count: u64, follow: bool) -> Result<(), F
         }
         let idle = page.next == next;
         next = page.next;
+        also.clone_from(&filter);
         if !follow && (next > end || idle) {
             return Ok(());
         }
@@ -87,6 +104,28 @@ fn tail(broker: &Broker, stream: &str, count: u64, follow: bool) -> Result<(), F
             std::thread::sleep(FOLLOW_EVERY);
         }
     }
+}
+
+/// Where the `count` newest messages up to `end` begin that are asked for.
+fn newest(broker: &Broker, stream: &str, also: &str, count: u64, end: u64) -> Result<u64, Failure> {
+    let (mut left, mut from, mut first) = (count, end, end + 1);
+    while left > 0 && from > 0 {
+        let path = messages_path(stream, from, left.min(PAGE_MSGS)) + also + "&order=desc";
+        let page: Page = broker.ask(&path)?;
+        left = left.saturating_sub(page.messages.len() as u64);
+        first = page.messages.last().map_or(first, |message| message.seq);
+        if !page.more {
+            break;
+        }
+        from = page.next;
+    }
+    Ok(first)
+}
+
+/// What a page is asked for beside its place.
+fn filter(select: &SelectArgs) -> String {
+    let one = |name: &str, value: &Option<String>| value.as_ref().map(|value| format!("&{name}={}", escaped(value)));
+    one("topic", &select.topic).or_else(|| one("subject", &select.subject)).unwrap_or_default()
 }
 
 fn stream_path(name: &str) -> String {
@@ -97,7 +136,7 @@ fn messages_path(stream: &str, from: u64, limit: u64) -> String {
     format!("{}/messages?from={from}&limit={limit}", stream_path(stream))
 }
 
-/// A name as part of a path.
+/// A name as part of a path, or a value in a query.
 fn escaped(name: &str) -> String {
     let keep = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'$');
     name.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()

@@ -231,8 +231,16 @@ pub(crate) struct Page {
     pub(crate) stream: String,
     pub(crate) messages: Vec<Message>,
     pub(crate) gaps: Vec<Gap>,
-    /// Where the next page begins.
+    /// Where the next page begins: its `from`.
     pub(crate) next: u64,
+    /// The stream has more that was not looked at.
+    #[serde(default)]
+    pub(crate) more: bool,
+    /// Blocks on disk that were looked into for this page, and those that hold nothing of the topic, as is known of them.
+    #[serde(default)]
+    pub(crate) blocks_read: u64,
+    #[serde(default)]
+    pub(crate) blocks_skipped: u64,
 }
 
 /// A stored message.

@@ -392,7 +392,7 @@ pub(super) fn copy_dir(from: &Path, to: &Path) {
 }
 
 /// Few by default, because each one syncs files hundreds of times; `HEADWATER_MODEL_CASES` asks for more.
-fn cases() -> u32 {
+pub(super) fn cases() -> u32 {
     std::env::var("HEADWATER_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(16)
 }
 
