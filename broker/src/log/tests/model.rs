@@ -9,6 +9,8 @@ use crate::clock::{ManualClock, Monotonic, WallTime};
 
 const NAMES: [&str; 5] = ["plain", "counted", "subjects", "new", "aged"];
 const STREAMS: usize = NAMES.len();
+/// Limited by age, by count and by subject at once.
+const AGED: usize = 4;
 const MAX_AGE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
@@ -229,7 +231,7 @@ impl World {
                     let floor = self.log().cursor("c", self.id(at)).floor().0;
                     assert!(floor <= self.streams[at].floor);
                     let lost = self.log().cursor("c", self.id(at)).lost();
-                    assert!(lost <= self.streams[at].lost || self.small);
+                    assert!(lost <= self.streams[at].lost || self.small || at == AGED);
                     self.streams[at].floor = floor;
                     self.streams[at].lost = lost;
                 }
@@ -352,7 +354,10 @@ impl World {
             assert!(found == wanted, "{}: found {:?}, expected {:?}", name, seqs(&items), numbers());
             let cursor = self.log().cursor("c", id);
             if exact_cursors && !self.small {
-                assert_eq!((cursor.floor().0, cursor.lost()), (model.floor, model.lost), "{}", name);
+                assert_eq!(cursor.floor().0, model.floor, "{}", name);
+                // Pieces with holes go whole there: of one that a reader is within, the most is counted that it can have lost.
+                let counted = if at == AGED { cursor.lost() >= model.lost } else { cursor.lost() == model.lost };
+                assert!(counted, "{name}: {} lost instead of {}", cursor.lost(), model.lost);
             }
         }
         let mut found = BTreeMap::new();
