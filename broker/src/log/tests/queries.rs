@@ -361,6 +361,38 @@ fn a_block_that_cannot_be_read_shows_where_it_may_hold_what_is_asked_for() {
 }
 
 #[test]
+fn answers_are_right_while_epochs_are_written_and_dropped() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let tight = LogConfig { max_bytes: 900 << 10, ..config(dir.path(), vec![stream("a")]) };
+    let (log, _) = Log::open_sized(tight, SMALL).expect("open");
+    let a = log.stream("a").expect("configured");
+    let look = |order, text: Option<&str>| {
+        let (items, _, _) = all_pages(&log, a, Query { filter: text.and_then(filter), order, ..Query::default() });
+        for (seq, _, subject, _, payload, _) in messages(&items) {
+            assert_eq!(subject, format!("s/{}", seq % 5).into_bytes());
+            assert_eq!(payload, noise(seq, 900));
+        }
+        assert!(gaps(&items).iter().all(|gap| gap.2 == GapReason::Retention), "{:?}", gaps(&items));
+        let found = seqs(&items);
+        assert!(found.is_sorted_by(|a, b| if order == Order::Forward { a < b } else { a > b }));
+    };
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            for n in 1..=3_000u64 {
+                append(&log, &[message(a, &format!("s/{}", n % 5), &noise(n, 900))]).expect("accepted");
+            }
+            quiesce(&log);
+        });
+        while !writing.is_finished() {
+            look(Order::Forward, Some("s/3"));
+            look(Order::Backward, Some("s/+"));
+            look(Order::Backward, None);
+        }
+    });
+    assert!(log.stats().epochs_dropped > 20, "{}", log.stats().epochs_dropped);
+}
+
+#[test]
 fn memory_streams_answer_as_others_do_and_hold_what_their_budget_allows() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let limits = StreamLimits { max_bytes: Some(1 << 20), ..StreamLimits::default() };
