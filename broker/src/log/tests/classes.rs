@@ -45,6 +45,7 @@ fn the_lowest_priority_goes_first_however_young_it_is() {
     // Now the one in the middle fills the disk: what is below it goes to the last epoch, what is above stays.
     flood(&log, plain, 400, |_| {});
     assert!(whole(&log, high));
+    quiesce(&log);
     let left = log.state(low).msgs;
     assert!(left < 12, "{left} of the lowest are left");
     let held = [log.state(low), log.state(plain), log.state(high)];
