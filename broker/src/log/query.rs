@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(ahead.pass(&(0..9)), 5..17);
         assert!(ahead.is_done());
         // Asked for from behind the end.
-        let mut ahead = Ahead::new(9..4, Order::Forward);
+        let mut ahead = Ahead::new(9..u64::from(4_u8), Order::Forward);
         assert!(ahead.is_done() && ahead.pass(&(0..20)).is_empty());
         assert_eq!(ahead.at(), 9);
     }

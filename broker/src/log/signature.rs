@@ -42,7 +42,8 @@ fn places(hash: u64, bytes: usize) -> impl Iterator<Item = (usize, u8)> {
     let (first, step) = (hash & 0xFFFF_FFFF, (hash >> 32) | 1);
     let bits = bytes as u64 * 8;
     (0..if bits == 0 { 0 } else { PROBES }).map(move |n| {
-        let bit = (first.wrapping_add(n.wrapping_mul(step)) & 0xFFFF_FFFF) * bits >> 32;
+        let place = first.wrapping_add(n.wrapping_mul(step)) & 0xFFFF_FFFF;
+        let bit = (place * bits) >> 32;
         (usize::try_from(bit / 8).expect("a signature lies in memory"), 1 << (bit % 8))
     })
 }

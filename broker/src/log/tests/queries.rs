@@ -95,7 +95,10 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..160)
 }
 
-fn queries() -> impl Strategy<Value = Vec<(Option<usize>, bool, u8, Option<u8>, usize, usize, usize)>> {
+/// Filter, backward, first, last, messages, bytes, reads.
+type Asked = (Option<usize>, bool, u8, Option<u8>, usize, usize, usize);
+
+fn queries() -> impl Strategy<Value = Vec<Asked>> {
     let one = (
         prop::option::weighted(0.8, 0..FILTERS.len()),
         any::<bool>(),
