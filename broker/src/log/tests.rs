@@ -232,6 +232,10 @@ fn an_append_that_waits_for_its_commit_is_seen_to_wait() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let patient = LogConfig { max_delay: Duration::from_secs(3600), ..config(dir.path(), vec![stream("s")]) };
     let (log, _) = Log::open(patient).expect("a new log");
+    // What opening has to save is on its way: an append would go along with it.
+    while log.shared().lock().has_unsaved() {
+        std::thread::yield_now();
+    }
     assert_eq!(log.stats().oldest_unsynced, Duration::ZERO);
     let id = log.stream("s").expect("configured");
     log.append(&[message(id, "a", b"x")]).expect("room");
