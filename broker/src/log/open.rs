@@ -89,7 +89,8 @@ pub(super) fn open(config: LogConfig, sizes: Sizes) -> Result<(Shared, OpenRepor
     // An epoch or the last note may remember sequences that were durable in a frame that is now damaged, with no frame behind it that
     // shows the hole.
     let reached: Vec<(u64, u64)> = core.streams.iter().map(|s| (s.durable_next.max(s.held.first), s.next)).collect();
-    if found == format::Found::Lost || anything_lost(&report) {
+    // An epoch is written only once there is a frame behind it: where there is none, frames are missing that no number tells of.
+    if found == format::Found::Lost || anything_lost(&report) || report.frames_replayed == 0 {
         for (id, (found, known)) in (0u32..).zip(reached).filter(|(_, (found, known))| found < known) {
             note_damage(&mut core, id, found, known - 1, &mut report);
         }
