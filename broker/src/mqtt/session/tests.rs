@@ -573,8 +573,8 @@ proptest! {
         let mut s = session(version);
         let (mut now, mut ticket, mut mark, mut seq) = (NOW, 0, 0, 0);
         // What the router was given and has not answered; what was answered, with its ticket, and not acknowledged.
-        let mut open: VecDeque<Option<PacketId>> = VecDeque::new();
-        let mut owed: VecDeque<(PacketId, u64)> = VecDeque::new();
+        let mut open: VecDeque<Option<(PacketId, QoS)>> = VecDeque::new();
+        let mut owed: VecDeque<((PacketId, QoS), u64)> = VecDeque::new();
         let mut held: BTreeSet<PacketId> = BTreeSet::new();
         for input in inputs {
             match input {
@@ -588,8 +588,8 @@ proptest! {
                 Input::Answer(step) => {
                     if let Some(publish) = open.pop_front() {
                         ticket += step;
-                        if let Some(packet_id) = publish {
-                            owed.push_back((packet_id, ticket));
+                        if let Some(publish) = publish {
+                            owed.push_back((publish, ticket));
                         }
                         s.answer(done(ticket));
                     }
@@ -612,8 +612,8 @@ proptest! {
                     s.durable(AckTicket(mark));
                     s.heard(now);
                     // Messages that were not answered are as if never received, acknowledgements that were owed are not sent.
-                    for publish in open.drain(..).flatten() {
-                        held.remove(&publish);
+                    for (packet_id, _) in open.drain(..).flatten() {
+                        held.remove(&packet_id);
                     }
                     owed.clear();
                 }
@@ -626,7 +626,7 @@ proptest! {
                             prop_assert!(held.insert(p.packet_id.expect("QoS 2")), "[MQTT-4.3.3-10]");
                         }
                         if p.qos > QoS::AtMostOnce {
-                            open.push_back(p.packet_id);
+                            open.push_back(p.packet_id.map(|packet_id| (packet_id, p.qos)));
                         }
                     }
                     Action::Release(released) => {
@@ -638,16 +638,17 @@ proptest! {
                 }
             }
             while let Some(transmit) = s.poll_transmit() {
-                match transmit {
-                    Transmit::Packet(Packet::PubAck(a) | Packet::PubRec(a)) => {
-                        // Repeated PUBRECs are not among the owed; they come behind the first one.
-                        if let Some(at) = owed.iter().position(|(id, _)| *id == a.packet_id) {
-                            prop_assert_eq!(at, 0, "[MQTT-4.6.0-2, MQTT-4.6.0-3]");
-                            let (_, ticket) = owed.pop_front().expect("found");
-                            prop_assert!(ticket <= mark, "G1");
-                        }
-                    }
-                    Transmit::Packet(_) | Transmit::Publish(_) => {}
+                // A client may use one id for a QoS 1 and a QoS 2 message at once.
+                let acknowledged = match transmit {
+                    Transmit::Packet(Packet::PubAck(a)) => (a.packet_id, QoS::AtLeastOnce),
+                    Transmit::Packet(Packet::PubRec(a)) => (a.packet_id, QoS::ExactlyOnce),
+                    Transmit::Packet(_) | Transmit::Publish(_) => continue,
+                };
+                // Repeated PUBRECs are not among the owed; they come behind the first one.
+                if let Some(at) = owed.iter().position(|(publish, _)| *publish == acknowledged) {
+                    prop_assert_eq!(at, 0, "[MQTT-4.6.0-2, MQTT-4.6.0-3]");
+                    let (_, ticket) = owed.pop_front().expect("found");
+                    prop_assert!(ticket <= mark, "G1");
                 }
             }
             let ids: BTreeSet<_> = s.in_flight().iter().map(|e| e.packet_id).collect();
