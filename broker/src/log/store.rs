@@ -227,25 +227,37 @@ impl Store {
 
     /// The value of a key.
     pub(super) fn value(&self, key: &[u8; 16]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.last_in(key, key)?.map(|(_, value)| value))
+        // IMPORTANT: from the front. A search from behind reads the block behind, too, which may be damaged where this one is whole.
+        Ok(self.search(key, key, Side::Front)?.map(|(_, value)| value))
     }
 
     /// The block that holds `seq`, or would hold it: the last one that begins at or before it. Its first sequence and value.
     pub(super) fn block_at(&self, epoch: u32, stream: u32, seq: u64) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
-        let found = self.last_in(&key(epoch, stream, 0), &key(epoch, stream, seq))?;
+        let found = self.search(&key(epoch, stream, 0), &key(epoch, stream, seq), Side::Back)?;
         Ok(found.and_then(|(key, value)| Some((key_seq(&key)?, value))))
     }
 
-    /// The last key of `first..=last` in an epoch, and its value.
-    fn last_in(&self, first: &[u8; 16], last: &[u8; 16]) -> Result<Option<(UserKey, Vec<u8>)>, StoreError> {
+    /// The key of `first..=last` at that side, in an epoch, and its value.
+    fn search(&self, first: &[u8; 16], last: &[u8; 16], side: Side) -> Result<Option<(UserKey, Vec<u8>)>, StoreError> {
         let [a, b, c, d, ..] = *first;
         let _lease = self.lease.read().unwrap_or_else(PoisonError::into_inner);
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let Some(table) = tables.get(&u32::from_be_bytes([a, b, c, d])).cloned() else { return Ok(None) };
         drop(tables);
-        let found = table.range(UserKey::from(&first[..])..=UserKey::from(&last[..])).next_back().transpose()?;
-        Ok(found.map(|found| (found.key.user_key, found.value.to_vec())))
+        let mut range = table.range(UserKey::from(&first[..])..=UserKey::from(&last[..]));
+        let found = match side {
+            Side::Front => range.next(),
+            Side::Back => range.next_back(),
+        };
+        Ok(found.transpose()?.map(|found| (found.key.user_key, found.value.to_vec())))
     }
+}
+
+/// From where a table is searched.
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    Front,
+    Back,
 }
 
 fn epoch_of(table: &Table) -> Option<u32> {
