@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use headwater_tests::chance::Chance;
-use headwater_tests::copy::{dump, whole};
+use headwater_tests::copy::{HubMessage, dump, whole};
 use headwater_tests::device::{Connect, Device};
 use headwater_tests::gateway::Gateway;
 use headwater_tests::hub::Hub;
@@ -132,7 +132,10 @@ async fn the_tiny_profile_ingests_retains_discards_and_backfills_within_32_mib()
     .await;
     let held = whole(&broker, "default", 1).await;
     let copy = dump(&hub, "CENTRE").await;
-    assert_eq!(copy.iter().filter(|message| !message.is_gap()).count(), held.messages.len());
+    // What the hub has may have been discarded since: the last slot is sealed by and by.
+    let copied: Vec<u64> = copy.iter().filter(|message| !message.is_gap()).map(HubMessage::seq).collect();
+    let held: Vec<u64> = held.messages.iter().map(|message| message.seq).collect();
+    assert!(!held.is_empty() && copied.ends_with(&held), "{copied:?} of {held:?}");
     assert!(copy.iter().any(|message| message.is_gap()));
     if let Some(group) = &group {
         assert_eq!(group.killed(), 0);
